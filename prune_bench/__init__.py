@@ -1,0 +1,1 @@
+"""Compare pruning methods on equal terms."""

@@ -1,0 +1,258 @@
+"""The schema of an experiment, read from YAML and ``key=value`` words and checked before anything runs.
+
+Only what needs no registry is checked here; the names of methods, models and data sets and their options are
+checked when an experiment is expanded (:mod:`prune_bench.sweep.cells`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from prune_bench.errors import ConfigError
+from prune_bench.options import (
+    AboveZero,
+    BelowOne,
+    Fraction,
+    NonNegative,
+    Positive,
+    ZeroOrMore,
+    read_options,
+)
+
+Variant = Literal["original", "layer_shuffle", "reinit", "invert"]
+PruneAt = Literal["init", "rewind"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A named thing and its options: ``{name: resnet20, width: 16}``, or just ``resnet20``."""
+
+    name: str
+    """What it is called in the registry."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Its own options; `prune-bench models`, `datasets` and `methods` list them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network is trained; the defaults are the published CIFAR recipe (2512.07142, appendix)."""
+
+    epochs: Positive = 160
+    """Epochs of a whole training; a network rewound to epoch k trains for the epochs left."""
+    batch_size: Positive = 512
+    """Images a step."""
+    lr: AboveZero = 0.1
+    """Learning rate at the start."""
+    momentum: BelowOne = 0.9
+    """SGD momentum."""
+    weight_decay: ZeroOrMore = 1e-3
+    """L2 coefficient, on every parameter."""
+    milestones: tuple[NonNegative, ...] = (80, 120)
+    """Epochs after which the learning rate is multiplied by `lr_decay`."""
+    lr_decay: Fraction = 0.1
+    """Factor at each milestone."""
+    clip_norm: AboveZero | None = 2.0
+    """Largest norm of the whole gradient, or null for no clipping."""
+    rewind_epoch: NonNegative = 9
+    """Epochs of dense training before a ticket of `prune_at: rewind` is looked for."""
+    eval_batch_size: Positive = 512
+    """Images in an evaluation batch: with batch statistics it is part of what is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Devices:
+    """Where cells run. Nothing here changes a result on the same kind of device."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """`auto` takes the GPUs there are, else the CPU."""
+    count: Positive | None = None
+    """How many devices (CPU: processes) to use; null for all there are."""
+    threads: Positive = 1
+    """CPU threads of one cell; the same under every executor, because it can change the last bit of a sum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wandb:
+    """Mirroring to Weights & Biases; the run's own store stays the truth."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto` is online when there is an API key, else offline (sent later by `prune-bench sync`)."""
+    project: str = "prune-bench"
+    """Project the runs go to."""
+    entity: str | None = None
+    """Team or user; null for the account's default."""
+    patience: AboveZero = 120.0
+    """Seconds a sweep waits at its end for W&B to take what is left, and W&B itself for a slow call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A grid of methods, densities, variants, seeds and pruning points, for one model, data set and recipe."""
+
+    name: str
+    """What the experiment is called; W&B groups its runs by it."""
+    output: str = ""
+    """Folder of the run; `runs/<name>` if empty."""
+    model: Choice = field(default_factory=lambda: Choice(name="resnet8", options={"width": 8}))
+    """Network: a name, or a mapping of `name` and its options."""
+    data: Choice = field(default_factory=lambda: Choice(name="digits"))
+    """Data set: a name, or a mapping of `name` and its options."""
+    train: Recipe = field(default_factory=Recipe)
+    """Training recipe."""
+    prune_at: tuple[PruneAt, ...] = ("init",)
+    """Which state tickets are found and trained from."""
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Label to options; the label is the method's name unless `method:` among the options names it."""
+    densities: tuple[Fraction, ...] = (0.05,)
+    """Kept fractions in (0, 1], as a list or as `{base: 0.8, powers: [2, 4]}`."""
+    variants: tuple[Variant, ...] = ("original",)
+    """Sanity variants of every ticket."""
+    seeds: tuple[NonNegative, ...] = (0,)
+    """One whole repetition each."""
+    devices: Devices = field(default_factory=Devices)
+    """Where cells run."""
+    executor: Literal["auto", "inline", "processes"] = "auto"
+    """`inline` is this process; `auto` takes one process a device when there is more than one."""
+    wandb: Wandb = field(default_factory=Wandb)
+    """Mirroring to Weights & Biases."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.output or f"runs/{self.name}")
+
+
+def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Reads an experiment file and lays ``key=value`` words over it.
+
+    Raises:
+        ConfigError: The file is missing or no YAML mapping, a word is no ``key=value``, or the result is no
+            experiment.
+    """
+    path = Path(file)
+    if not path.is_file():
+        near = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise ConfigError("experiment", str(file), "is not a file", allowed=near)
+    try:
+        tree = OmegaConf.load(path)
+        values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    except Exception as error:  # yaml's and omegaconf's errors share no base
+        raise ConfigError("experiment", str(file), f"cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError("experiment", str(file), "is not a YAML mapping of keys to values")
+    values.setdefault("name", path.stem)
+    return make_experiment(values, overrides)
+
+
+def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:
+    """An :class:`Experiment` from plain values and ``key=value`` words.
+
+    Raises:
+        ConfigError: Something in it is not as the schema says.
+    """
+    tree = OmegaConf.create(_spelled_out({"model": "resnet8", "data": "digits", **values}))
+    for word in overrides:
+        key, value = _parse_word(word)
+        try:
+            OmegaConf.update(tree, key, _spelled_out({key: value})[key], merge=False, force_add=True)
+        except ConfigError:
+            raise
+        except (OmegaConfBaseException, TypeError, ValueError) as error:
+            raise ConfigError(key, value, f"cannot be set: {error}") from None
+    plain = OmegaConf.to_container(tree, resolve=True)
+    assert isinstance(plain, dict)
+    for key in ("model", "data"):
+        if isinstance(choice := plain[key], dict):
+            plain[key] = {"options": {k: v for k, v in choice.items() if k != "name"}}
+            plain[key] |= {"name": choice["name"]} if "name" in choice else {}
+    experiment = read_options(Experiment, plain, "")
+    _check_lists(experiment)
+    return experiment
+
+
+def experiment_values(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as plain values that :func:`make_experiment` reads back to an equal one."""
+    values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(experiment).items()}
+    for key in ("model", "data"):
+        values[key] = {"name": values[key]["name"], **values[key]["options"]}
+    return values
+
+
+def save_experiment(experiment: Experiment, path: Path) -> None:
+    """Writes the experiment as YAML."""
+    OmegaConf.save(OmegaConf.create(experiment_values(experiment)), path)
+
+
+def _spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Short spellings written out: a bare name, a bare number, a list of methods, powers of a base."""
+    out = dict(values)
+    for key in ("model", "data"):
+        if isinstance(out.get(key), str):
+            out[key] = {"name": out[key]}
+    if isinstance(methods := out.get("methods"), str):
+        out["methods"] = {methods: {}}
+    elif isinstance(methods, Sequence):
+        out["methods"] = {str(name): {} for name in methods}
+    elif isinstance(methods, Mapping):
+        out["methods"] = {str(name): {} if options is None else options for name, options in methods.items()}
+    if isinstance(densities := out.get("densities"), Mapping):
+        out["densities"] = _powers(densities)
+    for key in ("densities", "seeds", "variants", "prune_at"):
+        if isinstance(out.get(key), (str, int, float)):
+            out[key] = [out[key]]
+    return out
+
+
+def _powers(densities: Mapping[str, Any]) -> list[float]:
+    if set(densities) != {"base", "powers"}:
+        raise ConfigError("densities", dict(densities), "needs exactly the keys base and powers")
+    base, powers = densities["base"], densities["powers"]
+    numbers = [base, *powers] if isinstance(powers, Sequence) and not isinstance(powers, str) else [None]
+    if not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
+        raise ConfigError("densities", dict(densities), "needs a number as base and a list of numbers as powers")
+    return [float(base) ** power for power in powers]
+
+
+def _parse_word(word: str) -> tuple[str, Any]:
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise ConfigError("override", word, "is not of the form key=value, for example seeds=[0,1]")
+    if re.fullmatch(r"[-+]?0\d+", text):
+        raise ConfigError(key, text, "would be read as an octal number: leave out the leading zeros")
+    try:
+        tree = OmegaConf.from_dotlist([f"value={text}"])
+    except Exception as error:  # yaml's and omegaconf's errors share no base
+        raise ConfigError(key, text, f"is not valid YAML: {error}") from None
+    return key, OmegaConf.to_container(tree)["value"]  # type: ignore[index, call-overload]
+
+
+def _check_lists(experiment: Experiment) -> None:
+    for key in ("prune_at", "methods", "densities", "variants", "seeds"):
+        values = list(getattr(experiment, key))
+        if not values:
+            raise ConfigError(key, values, "is empty: nothing would run; name at least one")
+        if repeated := sorted({v for v in values if values.count(v) > 1}):
+            raise ConfigError(key, repeated[0], "stands there more than once: name each once")
+    recipe = experiment.train
+    if "rewind" in experiment.prune_at and not 0 < recipe.rewind_epoch < recipe.epochs:
+        raise ConfigError(
+            "train.rewind_epoch",
+            recipe.rewind_epoch,
+            f"must lie between 1 and {recipe.epochs - 1} to rewind to it",
+        )
+    if "rewind" in experiment.prune_at and "reinit" in experiment.variants:
+        raise ConfigError(
+            "variants", "reinit", "has no meaning at a rewind point, where fresh weights would undo the dense "
+            "training: use prune_at: [init], or leave reinit out", allowed=("original", "layer_shuffle", "invert"),
+        )  # fmt: skip
+    if not re.fullmatch(r"[\w.-]+", experiment.name):
+        raise ConfigError(
+            "name", experiment.name, "may hold letters, digits, '.', '_' and '-' only: it names a folder"
+        )

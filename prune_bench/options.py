@@ -1,0 +1,102 @@
+"""Options as frozen dataclasses: one definition is the config keys, the command line and the docs table at once.
+
+A docstring under a field documents it; the types below say what it may hold.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
+
+from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
+
+from prune_bench.errors import ConfigError
+
+T = TypeVar("T")
+Integer = Annotated[int, Strict()]
+Positive = Annotated[int, Strict(), Field(gt=0)]
+NonNegative = Annotated[int, Strict(), Field(ge=0)]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+AboveZero = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+ZeroOrMore = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
+BelowOne = Annotated[float, Strict(), Field(ge=0, lt=1)]
+Fraction = Annotated[float, Strict(), Field(gt=0, le=1)]
+_PLAIN_TYPES = {
+    "Integer": "int",
+    "Positive": "int >= 1",
+    "NonNegative": "int >= 0",
+    "Number": "float",
+    "Fraction": "float in (0, 1]",
+    "AboveZero": "float > 0",
+    "ZeroOrMore": "float >= 0",
+    "BelowOne": "float in [0, 1)",
+}
+
+
+def read_options(cls: type[T], values: Mapping[str, Any], key: str) -> T:
+    """Builds a frozen options dataclass from plain values.
+
+    Args:
+        cls: A keyword-only dataclass, nested ones included.
+        values: Option names to values, as YAML gives them.
+        key: Where the values stand in the experiment file, for messages.
+
+    Raises:
+        ConfigError: An unknown name or a value of the wrong type or range; the first found.
+    """
+    _check_names(cls, values, key)
+    try:
+        return _adapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([key, *(str(part) for part in first["loc"])]).lstrip(".")
+        if first["type"] == "missing":
+            raise ConfigError(where, None, "is missing: give it a value") from None
+        raise ConfigError(where, first["input"], _reason(first), _allowed(first)) from None
+
+
+def option_table(cls: type) -> list[dict[str, Any]]:
+    """Name, type, default and meaning of every option, from the dataclass and the docstrings under its fields."""
+    properties = _adapter(cls).json_schema()["properties"]
+    rows = []
+    for f in fields(cls):
+        schema = properties[f.name]
+        rows.append(
+            {
+                "name": f.name,
+                "type": re.sub(r"\w+", lambda word: _PLAIN_TYPES.get(word[0], word[0]), str(f.type)),
+                "default": schema.get("default"),
+                "meaning": " ".join(schema.get("description", "").split()),
+            }
+        )
+    return rows
+
+
+def _adapter(cls: type[T]) -> TypeAdapter[T]:
+    # pydantic reads the docstrings under fields, and refuses unknown keys, only where the class says so.
+    if "__pydantic_config__" not in vars(cls):
+        cls.__pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)  # type: ignore[attr-defined]
+    return TypeAdapter(cls)
+
+
+def _check_names(cls: type, values: Mapping[str, Any], key: str) -> None:
+    known, hints = [f.name for f in fields(cls)], get_type_hints(cls)
+    for name in values:
+        if name not in known:
+            where = f"{key}.{name}".lstrip(".")
+            raise ConfigError(where, str(name), f"is an unknown key (its value: {values[name]!r})", allowed=known)
+        if is_dataclass(hints[name]) and isinstance(values[name], Mapping):
+            _check_names(cast("type", hints[name]), values[name], f"{key}.{name}".lstrip("."))
+
+
+def _reason(error: Any) -> str:
+    message = str(error["msg"])
+    return f"cannot be used: {message[0].lower()}{message[1:]}"
+
+
+def _allowed(error: Any) -> list[str]:
+    if error["type"] == "literal_error":
+        return re.findall(r"'([^']+)'", error["ctx"]["expected"])
+    return []
