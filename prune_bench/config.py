@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -148,7 +148,7 @@ def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experime
     if not isinstance(values, dict):
         raise ConfigError("experiment", str(file), "is not a YAML mapping of keys to values")
     values.setdefault("name", path.stem)
-    return make_experiment(values, overrides)
+    return make_experiment({str(key): value for key, value in values.items()}, overrides)
 
 
 def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:
@@ -172,7 +172,7 @@ def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) ->
         if isinstance(choice := plain[key], dict):
             plain[key] = {"options": {k: v for k, v in choice.items() if k != "name"}}
             plain[key] |= {"name": choice["name"]} if "name" in choice else {}
-    experiment = read_options(Experiment, plain, "")
+    experiment = read_options(Experiment, {str(key): value for key, value in plain.items()}, "")
     _check_lists(experiment)
     return experiment
 
@@ -230,7 +230,7 @@ def _parse_word(word: str) -> tuple[str, Any]:
         tree = OmegaConf.from_dotlist([f"value={text}"])
     except Exception as error:  # yaml's and omegaconf's errors share no base
         raise ConfigError(key, text, f"is not valid YAML: {error}") from None
-    return key, OmegaConf.to_container(tree)["value"]  # type: ignore[index, call-overload]
+    return key, cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.create(tree)))["value"]
 
 
 def _check_lists(experiment: Experiment) -> None:

@@ -1,0 +1,49 @@
+"""The networks that are pruned, one file a family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from prune_bench.models import mlp, resnet, torchvision_resnet, vgg
+from prune_bench.models.initialisers import initialise_
+from prune_bench.models.registry import Builder, models
+from prune_bench.options import read_options
+from prune_bench.randomness import derive_seed
+
+__all__ = ["Builder", "build_model", "initialise_", "models"]
+
+
+def build_model(
+    name: str,
+    options: Any,
+    *,
+    in_channels: int,
+    image_size: int,
+    num_classes: int,
+    generator: torch.Generator,
+) -> nn.Module:
+    """The network called ``name`` on the CPU, in float32, its weights drawn by :func:`initialise_`.
+
+    Args:
+        name: As registered.
+        options: An instance of its options dataclass, or a mapping of option names to values.
+        in_channels: Channels of an image.
+        image_size: Pixels of an image's side.
+        num_classes: Logits.
+        generator: A CPU generator, the only source of randomness; the global one is left as it was.
+
+    Raises:
+        ConfigError: There is no such network, or an option is unknown or has no such value.
+    """
+    entry = models.find(name, "model.name")
+    if isinstance(options, Mapping):
+        options = read_options(entry.options, options, "model")
+    with torch.random.fork_rng(devices=[]):
+        # A registered network may hold parameters that initialise_ does not know: let the generator decide them too.
+        torch.default_generator.manual_seed(derive_seed(generator.initial_seed(), "construction"))
+        network = entry.build(options, in_channels=in_channels, image_size=image_size, num_classes=num_classes)
+    return initialise_(network, generator)

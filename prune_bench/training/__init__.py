@@ -1,0 +1,6 @@
+"""Training networks, dense or under a mask, and the Trainer that runs searches and trainings alike."""
+
+from prune_bench.training.sparse import SparseTraining, Trained, evaluate, train
+from prune_bench.training.trainer import fit
+
+__all__ = ["SparseTraining", "Trained", "evaluate", "fit", "train"]

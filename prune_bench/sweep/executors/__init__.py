@@ -1,0 +1,46 @@
+"""Where stages run; one small interface."""
+
+from __future__ import annotations
+
+import os
+
+from prune_bench.config import Experiment
+from prune_bench.errors import ConfigError
+from prune_bench.sweep.executors.base import Executor, Job, Outcome
+from prune_bench.sweep.executors.inline import InlineExecutor
+from prune_bench.sweep.executors.processes import ProcessExecutor
+
+__all__ = ["Executor", "Job", "Outcome", "find_devices", "make_executor"]
+
+
+def find_devices(experiment: Experiment) -> list[str]:
+    """The device of each slot: every GPU there is, or as many CPU processes as cores allow.
+
+    Raises:
+        ConfigError: The accelerator asked for is not there.
+    """
+    import torch
+
+    wanted = experiment.devices.accelerator
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        wanted = "cuda" if there["cuda"] else "cpu"
+    if not there[wanted]:
+        names = [name for name, is_there in there.items() if is_there]
+        raise ConfigError("devices.accelerator", wanted, "is not on this machine", allowed=names)
+    if wanted == "cuda":
+        slots = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    else:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        slots = [wanted] * (max(1, cores // experiment.devices.threads) if wanted == "cpu" else 1)
+    count = experiment.devices.count
+    if count is not None and count > len(slots) and wanted != "cpu":
+        raise ConfigError("devices.count", count, f"is more than the {len(slots)} there are")
+    return slots if count is None else (slots * count)[:count]
+
+
+def make_executor(experiment: Experiment, devices: list[str]) -> Executor:
+    """``inline`` uses the first device only; ``auto`` is a process a device, or inline where there is one."""
+    if experiment.executor == "inline" or (experiment.executor == "auto" and len(devices) == 1):
+        return InlineExecutor(devices[0])
+    return ProcessExecutor(devices)

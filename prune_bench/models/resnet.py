@@ -1,0 +1,94 @@
+"""ResNets for small images (1512.03385, section 4.2), with 1x1-convolution shortcuts as in 2512.07142."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+
+from prune_bench.models.layers import batch_norm
+from prune_bench.models.registry import models
+from prune_bench.options import Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetOptions:
+    """Options of the CIFAR ResNets."""
+
+    width: Positive = 16
+    """Channels of the first stage; the second and third have two and four times as many."""
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the shape changes.
+
+    Args:
+        inputs: Channels that come in.
+        outputs: Channels that go out.
+        stride: Of the first convolution and the shortcut.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = batch_norm(outputs)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = batch_norm(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), batch_norm(outputs))
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
+        branch = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        return cast("Tensor", self.relu2(branch + self.shortcut(x)))
+
+
+class ResNet(nn.Module):
+    """A 3x3 stem, three stages of basic blocks at falling resolution, a global average and a linear classifier.
+
+    Args:
+        blocks: Blocks of each stage; the network has 6 x blocks + 2 layers.
+        width: Channels of the first stage.
+        in_channels: Channels of an image.
+        num_classes: Logits.
+    """
+
+    def __init__(self, blocks: int, width: int, *, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.bn1 = batch_norm(width)
+        self.relu = nn.ReLU()
+        self.layer1 = _stage(blocks, width, width, stride=1)
+        self.layer2 = _stage(blocks, width, 2 * width, stride=2)
+        self.layer3 = _stage(blocks, 2 * width, 4 * width, stride=2)
+        self.fc = nn.Linear(4 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, in_channels, H, W] to logits [B, num_classes]."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return cast("Tensor", self.fc(x.mean((2, 3))))
+
+
+def _stage(blocks: int, inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
+    shapes = [(inputs, stride)] + [(outputs, 1)] * (blocks - 1)
+    return nn.Sequential(*(BasicBlock(width, outputs, step) for width, step in shapes))
+
+
+def _register(depth: int) -> None:
+    @models.add(
+        f"resnet{depth}",
+        options=ResNetOptions,
+        source="1512.03385",
+        summary=f"ResNet-{depth} for small images, {(depth - 2) // 6} blocks a stage.",
+    )
+    def build(options: ResNetOptions, *, in_channels: int, image_size: int, num_classes: int) -> nn.Module:
+        return ResNet((depth - 2) // 6, options.width, in_channels=in_channels, num_classes=num_classes)
+
+
+for _depth in (8, 20, 32, 56):
+    _register(_depth)

@@ -1,0 +1,91 @@
+"""How a concrete search holds its density: GradBalance, and the Lagrangian it is compared with (2512.07142, section 4)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class DensityControl(Protocol):
+    """Adds the pull towards a density to an objective's gradient."""
+
+    def combine(self, logits: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient to descend on, given the logits and the objective's gradient, both [N]."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight of the density term now, a scalar."""
+
+
+def excess(logits: Tensor, target: float) -> tuple[Tensor, Tensor]:
+    """How far the expected number of kept weights lies above a target, e = sum(p) / C - 1, and its gradient.
+
+    Args:
+        logits: [N], any float dtype; p = sigmoid(logits).
+        target: C, in weights.
+
+    Returns:
+        The excess, a float64 scalar, and de/dlogits = p (1 - p) / C, of the logits' dtype, [N].
+    """
+    p = torch.sigmoid(logits)
+    e = p.sum(dtype=torch.float64) / target - 1
+    # sigmoid(-x) is 1 - p without the cancellation that makes it 0 for large logits.
+    return e, p * torch.sigmoid(-logits) / target
+
+
+@dataclass
+class GradBalance:
+    """Weighs the density term so that its gradient is as long as the objective's while there is an excess.
+
+    lambda* = ||g_t|| / ||g_s|| if e > 0 else 0, smoothed by lambda <- 0.99 lambda + 0.01 lambda*, the first one taken
+    whole. Norms are taken in float64, where squares of small gradients do not underflow.
+
+    Attributes:
+        kept: Weights to keep, K.
+        slack: The target is slack x K.
+        rate: Of the exponential moving average.
+    """
+
+    kept: int
+    slack: float = 1.1
+    rate: float = 0.01
+    weight: Tensor = field(default_factory=lambda: torch.tensor(math.nan, dtype=torch.float64))
+
+    def combine(self, logits: Tensor, gradient: Tensor) -> Tensor:
+        """g_t + lambda g_s."""
+        e, pull = excess(logits, self.slack * self.kept)
+        length = torch.linalg.vector_norm(pull, dtype=torch.float64).clamp_min(torch.finfo(torch.float64).tiny)
+        balance = torch.linalg.vector_norm(gradient, dtype=torch.float64) / length
+        wanted = torch.where(e > 0, balance, torch.zeros_like(balance))
+        last = self.weight.to(wanted.device)
+        self.weight = torch.where(last.isnan(), wanted, torch.lerp(last, wanted, self.rate))
+        return gradient + self.weight.to(gradient.dtype) * pull
+
+
+@dataclass
+class Lagrange:
+    """Weighs the density term by a multiplier that gradient ascent moves while the density is off.
+
+    Minimises objective + lambda x scale x e with C = K; lambda starts at 0, rises by SGD ascent and never falls below 0.
+
+    Attributes:
+        kept: Weights to keep, K.
+        scale: Of the density term.
+        lr: Of the ascent.
+    """
+
+    kept: int
+    scale: float = 100.0
+    lr: float = 1e-3
+    weight: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+
+    def combine(self, logits: Tensor, gradient: Tensor) -> Tensor:
+        """g_t + lambda scale g_s; then lambda moves."""
+        e, pull = excess(logits, float(self.kept))
+        now = self.weight.to(e.device)
+        self.weight = (now + self.lr * self.scale * e).clamp_min(0.0)
+        return gradient + (now * self.scale).to(gradient.dtype) * pull

@@ -1,0 +1,155 @@
+"""What a concrete search minimises: one small function each (2512.07142, section 4 and its comparisons)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from prune_bench.data.protocol import Batch
+
+Name = Literal[
+    "task_loss", "reverse_kl", "forward_kl", "loss_change", "feature_mse", "gradient_match", "gradient_norm"
+]
+_EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The dense network and its sparse self.
+
+    Attributes:
+        network: What is called; its own weights are never read.
+        weights: The dense prunable weights w, by name.
+        mask: The relaxed or hard mask m, by name, in [0, 1].
+    """
+
+    network: nn.Module
+    weights: dict[str, Tensor]
+    mask: dict[str, Tensor]
+
+    def sparse(self, x: Tensor) -> Tensor:
+        """f(x; m * w): logits [B, classes]."""
+        masked = {name: self.mask[name] * weight for name, weight in self.weights.items()}
+        return functional_call(self.network, masked, (x,))
+
+    def dense(self, x: Tensor) -> Tensor:
+        """f(x; w), without gradient: logits [B, classes]."""
+        with torch.no_grad():
+            return functional_call(self.network, self.weights, (x,))
+
+
+def task_loss(pair: Pair, batch: Batch) -> Tensor:
+    """Cross-entropy of the sparse network: CTS."""
+    x, y = batch
+    return F.cross_entropy(pair.sparse(x), y)
+
+
+def reverse_kl(pair: Pair, batch: Batch) -> Tensor:
+    """KL(sparse || dense) of the output distributions, mean over the batch: CTS-KL."""
+    sparse, dense = _log_outputs(pair, batch)
+    # kl_div(input, target) is KL(target || input).
+    return F.kl_div(dense, sparse, log_target=True, reduction="batchmean")
+
+
+def forward_kl(pair: Pair, batch: Batch) -> Tensor:
+    """KL(dense || sparse), mean over the batch."""
+    sparse, dense = _log_outputs(pair, batch)
+    return F.kl_div(sparse, dense, log_target=True, reduction="batchmean")
+
+
+def loss_change(pair: Pair, batch: Batch) -> Tensor:
+    """|L(sparse) / L(dense) - 1|."""
+    x, y = batch
+    return (F.cross_entropy(pair.sparse(x), y) / F.cross_entropy(pair.dense(x), y) - 1).abs()
+
+
+def feature_mse(pair: Pair, batch: Batch) -> Tensor:
+    """Mean over ReLU outputs and the softmax of the MSE between per-sample standardised features.
+
+    The outputs are those of ``nn.ReLU`` modules; a network that calls ``relu`` as a function shows only its softmax.
+    """
+    x, _ = batch
+    pairs = zip(_features(pair, pair.sparse, x), _features(pair, pair.dense, x))
+    return torch.stack([F.mse_loss(_standardised(s), _standardised(d)) for s, d in pairs]).mean()
+
+
+def gradient_match(pair: Pair, batch: Batch) -> Tensor:
+    """Mean over layers of the MSE between standardised weight gradients dL/dw, sparse against dense."""
+    sparse = _weight_gradients(pair, pair.mask, batch, create_graph=True)
+    ones = {name: torch.ones_like(m) for name, m in pair.mask.items()}
+    dense = _weight_gradients(pair, ones, batch, create_graph=False)
+    flat = [(_standardised(s.reshape(1, -1)), _standardised(d.reshape(1, -1))) for s, d in zip(sparse, dense)]
+    return torch.stack([F.mse_loss(s, d) for s, d in flat]).mean()
+
+
+def gradient_norm(pair: Pair, batch: Batch) -> Tensor:
+    """Minus the length of dL(sparse)/dw."""
+    gradients = _weight_gradients(pair, pair.mask, batch, create_graph=True)
+    return -(torch.stack([g.square().sum() for g in gradients]).sum() + torch.finfo(torch.float32).tiny).sqrt()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """An objective and what comes with it.
+
+    Attributes:
+        value: The function to minimise.
+        scale: The published factor on it; with Adam it matters only against Adam's epsilon.
+        forwards: Forward passes of a batch through the whole network in one step.
+        backwards: Backward passes.
+    """
+
+    value: Callable[[Pair, Batch], Tensor]
+    scale: float = 100.0
+    forwards: int = 2
+    backwards: int = 1
+
+
+OBJECTIVES: dict[Name, Objective] = {
+    "task_loss": Objective(task_loss, forwards=1),
+    "reverse_kl": Objective(reverse_kl),
+    "forward_kl": Objective(forward_kl),
+    "loss_change": Objective(loss_change, scale=10_000.0),
+    "feature_mse": Objective(feature_mse),
+    "gradient_match": Objective(gradient_match, backwards=4),
+    "gradient_norm": Objective(gradient_norm, scale=1.0, forwards=1, backwards=3),
+}
+
+
+def _log_outputs(pair: Pair, batch: Batch) -> tuple[Tensor, Tensor]:
+    x, _ = batch
+    return pair.sparse(x).log_softmax(1), pair.dense(x).log_softmax(1)
+
+
+def _features(pair: Pair, run: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
+    found: list[Tensor] = []
+    relus = [module for module in pair.network.modules() if isinstance(module, nn.ReLU)]
+    hooks = [relu.register_forward_hook(lambda _m, _i, out: found.append(out.flatten(1))) for relu in relus]
+    try:
+        outputs = run(x).softmax(1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [*found, outputs]
+
+
+def _standardised(rows: Tensor) -> Tensor:
+    """Each row less its mean over its standard deviation, both over the row; [rows, features]."""
+    variance, mean = torch.var_mean(rows, 1, keepdim=True, correction=0)
+    # Gradients can be so small that a fixed epsilon would drown them, and a dead layer's variance is 0.
+    return (rows - mean) / (variance + _EPSILON * variance.detach().mean() + torch.finfo(rows.dtype).tiny).sqrt()
+
+
+def _weight_gradients(pair: Pair, mask: dict[str, Tensor], batch: Batch, *, create_graph: bool) -> list[Tensor]:
+    x, y = batch
+    leaves = {name: weight.detach().requires_grad_() for name, weight in pair.weights.items()}
+    masked = {name: mask[name] * leaf for name, leaf in leaves.items()}
+    loss = F.cross_entropy(functional_call(pair.network, masked, (x,)), y)
+    gradients = torch.autograd.grad(loss, list(leaves.values()), create_graph=create_graph)
+    return list(gradients) if create_graph else [g.detach() for g in gradients]

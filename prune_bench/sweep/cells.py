@@ -1,0 +1,115 @@
+"""Cells: what an experiment asks for, one by one, every name and option checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prune_bench.config import Choice, Experiment, PruneAt, Variant
+from prune_bench.data import datasets
+from prune_bench.errors import ConfigError
+from prune_bench.models import models
+from prune_bench.options import read_options
+from prune_bench.pruners import Pruner, pruners
+from prune_bench.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method as an experiment uses it.
+
+    Attributes:
+        label: What the tables call it.
+        name: What the registry calls it.
+        options: An instance of its options dataclass.
+    """
+
+    label: str
+    name: str
+    options: Any
+
+    @property
+    def pruner(self) -> type[Pruner]:
+        """Its class."""
+        return pruners[self.name].build
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One line of the results: what is compared with what."""
+
+    model: str
+    data: str
+    prune_at: PruneAt
+    method: str
+    density: float
+    variant: Variant
+    seed: int
+
+    def __str__(self) -> str:
+        at = "" if self.prune_at == "init" else f" at {self.prune_at}"
+        variant = "" if self.variant == "original" else f" {self.variant}"
+        return f"{self.method}{at} {self.density:.4g}{variant} seed {self.seed}"
+
+
+def read_methods(experiment: Experiment) -> dict[str, Method]:
+    """The experiment's methods by label, their options checked.
+
+    Raises:
+        ConfigError: A method is unknown, an option is, or it cannot prune where it is asked to.
+    """
+    methods = {}
+    for label, options in experiment.methods.items():
+        key = f"methods.{label}"
+        entry = pruners.find(options.get("method", label), f"{key}.method" if "method" in options else "methods")
+        values = {name: value for name, value in options.items() if name != "method"}
+        for point in experiment.prune_at:
+            if point not in entry.build.prune_at:
+                raise ConfigError("prune_at", point, f"is no place for {label} to prune", allowed=entry.build.prune_at)
+        methods[label] = Method(label=label, name=entry.name, options=read_options(entry.options, values, key))
+    return methods
+
+
+def read_choice(registry: Registry[Any], choice: Choice, key: str) -> dict[str, Any]:
+    """A model's or data set's name and its options with their defaults, as plain values.
+
+    Raises:
+        ConfigError: The name or an option is unknown.
+    """
+    entry = registry.find(choice.name, f"{key}.name")
+    return {"name": choice.name, "options": asdict(read_options(entry.options, choice.options, key))}
+
+
+def check(experiment: Experiment) -> None:
+    """Checks the experiment against the registries.
+
+    Raises:
+        ConfigError: A name or an option is unknown, or a method cannot do what is asked.
+    """
+    read_choice(models, experiment.model, "model")
+    read_choice(datasets, experiment.data, "data")
+    read_methods(experiment)
+
+
+def expand(experiment: Experiment) -> Iterator[Cell]:
+    """The experiment's cells.
+
+    A method with one possible density has one cell a seed, and one whose choice is random has no variants: its
+    shuffle would be another draw of the same.
+    """
+    for label, method in read_methods(experiment).items():
+        only = method.pruner.only_density
+        for point in experiment.prune_at:
+            for density in experiment.densities if only is None else (only,):
+                for variant in experiment.variants if method.pruner.ordered else ("original",):
+                    for seed in experiment.seeds:
+                        yield Cell(
+                            model=experiment.model.name,
+                            data=experiment.data.name,
+                            prune_at=point,
+                            method=label,
+                            density=density,
+                            variant=variant,  # type: ignore[arg-type]
+                            seed=seed,
+                        )

@@ -1,0 +1,23 @@
+"""Stages one after another in this process."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+from prune_bench.sweep.executors.base import Job, Outcome, run_job
+
+
+class InlineExecutor:
+    """One slot: this process, on one device."""
+
+    def __init__(self, device: str) -> None:
+        self.devices = [device]
+
+    def submit(self, job: Job, slot: int) -> Future[Outcome]:
+        """Does the job before it returns."""
+        future: Future[Outcome] = Future()
+        future.set_result(run_job(job))
+        return future
+
+    def close(self) -> None:
+        """Nothing is left running."""

@@ -1,0 +1,148 @@
+"""Stages: what is computed for a cell, and the one place that decides what a thing's key is.
+
+``state -> ranking(s) -> ticket -> training -> result``. A stage's key is a hash of all that determines its outcome:
+its kind and that kind's version, its own specification, and its inputs' keys; never of devices, executor or paths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from prune_bench.config import Experiment, Recipe
+from prune_bench.data import datasets
+from prune_bench.data.protocol import TrainingData
+from prune_bench.models import models
+from prune_bench.sweep.cells import Cell, Method, expand, read_choice, read_methods
+
+Kind = Literal["state", "ranking", "ticket", "training", "result"]
+VERSIONS: dict[Kind, int] = {"state": 1, "ranking": 1, "ticket": 1, "training": 1, "result": 1}
+"""To be raised when a kind's meaning changes, so that what was computed before is not taken for it."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One piece of work.
+
+    Attributes:
+        kind: Which; :mod:`prune_bench.sweep.compute` says how each is done.
+        label: What people call it.
+        spec: All that determines its outcome beside its inputs; plain values.
+        inputs: The keys of the artifacts it reads, by role.
+        cost: What it is expected to cost, in dense epochs; for the order and the progress display only.
+        root: Folder of the data sets; in no key.
+    """
+
+    kind: Kind
+    label: str
+    spec: dict[str, Any]
+    inputs: dict[str, str] = field(default_factory=dict)
+    cost: float = 0.0
+    root: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        """The content key: the kind and 32 hexadecimal digits."""
+        said = {"version": VERSIONS[self.kind], "spec": self.spec, "inputs": self.inputs}
+        digits = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
+        return f"{self.kind}-{digits}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will do.
+
+    Attributes:
+        cells: Each cell and the key of its result.
+        stages: Every stage by key, each after its inputs.
+    """
+
+    cells: dict[Cell, str]
+    stages: dict[str, Stage]
+
+
+def make_plan(experiment: Experiment, data: dict[int, TrainingData]) -> Plan:
+    """Expands the experiment and shares what cells have in common.
+
+    Args:
+        experiment: What is asked for.
+        data: For each seed its data set; looked at for its fingerprint and size only.
+    """
+    planner = _Planner(experiment, data)
+    cells = {cell: planner.result(cell) for cell in expand(experiment)}
+    return Plan(cells, planner.stages)
+
+
+class _Planner:
+    """Builds stages, each once, and answers with their keys."""
+
+    def __init__(self, experiment: Experiment, data: dict[int, TrainingData]) -> None:
+        self._experiment, self._data = experiment, data
+        self._methods = read_methods(experiment)
+        self._model = read_choice(models, experiment.model, "model")
+        self._data_choice = read_choice(datasets, experiment.data, "data")
+        recipe = asdict(experiment.train)
+        # Where a state lies is in its own spec; a ticket at init must not hang on it.
+        del recipe["rewind_epoch"]
+        self._recipe = recipe
+        self.stages: dict[str, Stage] = {}
+
+    def result(self, cell: Cell) -> str:
+        method = self._methods[cell.method]
+        state = self._state(cell.seed, self._epoch(cell), "init")
+        ranking = self._ranking(cell, method, cell.density, state)
+        ticket = self._make(
+            "ticket", str(cell), {"density": cell.density, "variant": cell.variant}, cell.seed,
+            inputs={"ranking": ranking, "state": state},
+        )  # fmt: skip
+        start = self._state(cell.seed, 0, "reinit") if cell.variant == "reinit" else state
+        training = self._make(
+            "training", str(cell), {"recipe": self._recipe}, cell.seed, inputs={"ticket": ticket, "state": start},
+            cost=float(self._experiment.train.epochs - self._epoch(cell)),
+        )  # fmt: skip
+        labels = {"cell": asdict(cell), "method": method.name, "options": asdict(method.options)}
+        return self._make(
+            "result", str(cell), labels, cell.seed, inputs={"ranking": ranking, "ticket": ticket, "training": training}
+        )
+
+    def _epoch(self, cell: Cell) -> int:
+        return self._experiment.train.rewind_epoch if cell.prune_at == "rewind" else 0
+
+    def _state(self, seed: int, epoch: int, purpose: str) -> str:
+        spec: dict[str, Any] = {"epoch": epoch, "purpose": purpose}
+        if epoch == 0:
+            return self._make("state", f"{purpose} weights, seed {seed}", spec, seed)
+        spec["recipe"] = self._recipe
+        inputs = {"init": self._state(seed, 0, purpose)}
+        label = f"dense training to epoch {epoch}, seed {seed}"
+        return self._make("state", label, spec, seed, inputs=inputs, cost=float(epoch))
+
+    def _ranking(self, cell: Cell, method: Method, density: float, state: str) -> str:
+        sharing = method.pruner.sharing(method.options)
+        spec: dict[str, Any] = {"method": method.name, "options": asdict(method.options)}
+        if method.pruner.trains:
+            spec |= {"recipe": self._recipe, "epoch": self._epoch(cell)}
+        label = f"{method.label} search, seed {cell.seed}"
+        if sharing == "densities":
+            return self._make("ranking", label, spec, cell.seed, inputs={"state": state})
+        inputs, levels = {"state": state}, method.pruner.levels(method.options, density)
+        cost = method.pruner.length(method.options, self._experiment.train, self._data[cell.seed].samples)
+        for level in levels if sharing == "chain" else (density,):
+            label = f"{method.label} search to {level:.4g}, seed {cell.seed}"
+            key = self._make("ranking", label, {**spec, "density": level}, cell.seed, inputs=inputs, cost=cost)
+            inputs = {"state": state, "start": key}
+        return key
+
+    def _make(
+        self, kind: Kind, label: str, spec: dict[str, Any], seed: int, *, inputs: dict[str, str] | None = None,
+        cost: float = 0.0,
+    ) -> str:  # fmt: skip
+        options = dict(self._data_choice["options"])
+        root = options.pop("root", "")
+        data = {"name": self._data_choice["name"], "options": options, "fingerprint": self._data[seed].fingerprint}
+        full = spec | {"seed": seed, "model": self._model, "data": data}
+        stage = Stage(kind, label, full, inputs or {}, cost, root)
+        return self.stages.setdefault(stage.key, stage).key

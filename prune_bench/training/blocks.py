@@ -1,0 +1,78 @@
+"""Training data as Lightning likes it least often: many steps in one item.
+
+Lightning's own cost a step is several times that of a small network's, so a training step of ours is a block of
+optimisation steps under manual optimisation (figures in ``benchmarks/README.md``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from prune_bench.data.protocol import Batch, TrainingData
+
+STEPS_PER_BLOCK = 64
+
+
+class Epochs:
+    """Epochs of a data set as blocks of batches, for ``Trainer.fit``.
+
+    Args:
+        data: Where batches come from.
+        batch_size: Images a batch.
+        first: The epoch that Lightning's epoch 0 stands for; orders and augmentation are drawn by epoch.
+    """
+
+    def __init__(self, data: TrainingData, batch_size: int, *, first: int = 0) -> None:
+        self._data, self._batch_size, self._first, self._epoch = data, batch_size, first, 0
+
+    @property
+    def sampler(self) -> Epochs:
+        """Itself: Lightning calls ``set_epoch`` of a loader's sampler."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self._data.steps_per_epoch(self._batch_size) // STEPS_PER_BLOCK)
+
+    def __iter__(self) -> Iterator[Iterator[Batch]]:
+        batches = self._data.epoch(self._first + self._epoch, self._batch_size, augment=True)
+        return (islice(batches, STEPS_PER_BLOCK) for _ in range(len(self)))
+
+
+class Steps:
+    """A given number of un-augmented batches, over as many epochs as that takes, as blocks.
+
+    Args:
+        data: Where batches come from.
+        batch_size: Images a batch.
+        steps: How many batches.
+    """
+
+    def __init__(self, data: TrainingData, batch_size: int, steps: int) -> None:
+        self._data, self._batch_size, self._steps = data, batch_size, steps
+
+    def __len__(self) -> int:
+        return -(-self._steps // STEPS_PER_BLOCK)
+
+    def __iter__(self) -> Iterator[Iterator[Batch]]:
+        batches = islice(self._endless(), self._steps)
+        return (islice(batches, STEPS_PER_BLOCK) for _ in range(len(self)))
+
+    def _endless(self) -> Iterator[Batch]:
+        epoch = 0
+        while True:
+            yield from _some(self._data.epoch(epoch, self._batch_size, augment=False), epoch)
+            epoch += 1
+
+
+def _some(batches: Iterable[Batch], epoch: int) -> Iterator[Batch]:
+    empty = True
+    for batch in batches:
+        empty = False
+        yield batch
+    if empty:
+        raise ValueError(f"the training data gave no batch in epoch {epoch}")

@@ -1,0 +1,55 @@
+"""The Lightning Trainer, set up once for searches and trainings alike."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+
+def fit(module: LightningModule, loader: Iterable[Any], *, epochs: int, device: torch.device) -> None:
+    """Runs ``module`` over ``loader`` for a number of Lightning epochs on one device.
+
+    Args:
+        module: A pruner or a training, under manual optimisation.
+        loader: Its items; anything iterable, sized or not.
+        epochs: Passes over ``loader``.
+        device: Where it runs; ``cuda`` without an index is the first GPU that is visible.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C. Lightning turns it into ``SystemExit`` and leaves Ctrl-C switched off.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    trainer = _trainer(epochs, device)
+    try:
+        with warnings.catch_warnings():
+            # Lightning warns of few workers, no optimiser and no validation: all three are meant.
+            warnings.simplefilter("ignore")
+            trainer.fit(module, train_dataloaders=loader)
+    except SystemExit:
+        if trainer.interrupted:
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _trainer(epochs: int, device: torch.device) -> Trainer:
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    devices: Any = 1 if device.type != "cuda" else [device.index or 0]
+    return Trainer(
+        accelerator={"cuda": "gpu"}.get(device.type, device.type),
+        devices=devices,
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )

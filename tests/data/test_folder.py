@@ -1,0 +1,87 @@
+"""ImageNet's pictures, streamed: the same batches whoever decodes them, and the same interface as small data."""
+
+import pytest
+import torch
+from PIL import Image
+
+from prune_bench.data import load_data
+from prune_bench.errors import DataError
+from prune_bench.randomness import generator
+
+GREYS = {"n01": (30, 90), "n02": (120, 210)}
+
+
+@pytest.fixture
+def root(tmp_path):
+    for wnid, (low, high) in GREYS.items():
+        for split, count in (("train", 6), ("val", 3)):
+            folder = tmp_path / "imagenet" / split / wnid
+            folder.mkdir(parents=True)
+            for i in range(count):
+                noise = torch.randint(low, high, (40, 50, 3), generator=generator(i, split, wnid))
+                Image.fromarray(noise.to(torch.uint8).numpy()).save(folder / f"{wnid}_{i}.JPEG", quality=95)
+    return tmp_path
+
+
+def load(root, seed=0, **options):
+    return load_data("imagenet", {"root": str(root), "image_size": 16, "validation": 0.25} | options, seed)
+
+
+def test_it_gives_what_a_small_data_set_gives(root):
+    data = load(root)
+    assert (data.samples, data.num_classes, data.input_shape, data.steps_per_epoch(4)) == (9, 2, (3, 16, 16), 2)
+    batches = list(data.epoch(0, 4, augment=True))
+    assert [(x.shape, x.dtype, y.dtype) for x, y in batches] == [((4, 3, 16, 16), torch.float32, torch.int64)] * 2
+    assert torch.bincount(data.balanced(2)[1]).tolist() == [2, 2]
+    assert [len(y) for _, y in data.evaluation("test", 4)] == [3, 3]
+    assert sum(len(y) for _, y in data.evaluation("validation", 4)) == 3
+    assert data.to("cpu") is data
+
+
+def test_labels_belong_to_their_pictures(root):
+    for x, y in load(root).evaluation("test", 4):
+        assert torch.equal((x.mean((1, 2, 3)) > 0).long(), y)
+
+
+def test_augmentation_is_drawn_for_epoch_and_picture_and_leaves_global_randomness_alone(root):
+    def epoch(number, size=9):
+        return torch.cat([x for x, _ in load(root).epoch(number, size, augment=True)])
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = epoch(0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert torch.equal(epoch(0, size=3), first)
+    assert not torch.equal(epoch(1), first)
+    plain = load(root, augment=False)
+    assert torch.equal(next(plain.epoch(0, 9, augment=True))[0], next(plain.epoch(0, 9, augment=False))[0])
+
+
+@pytest.mark.slow
+def test_a_worker_process_decodes_the_same_batches(root):
+    here, there = (list(load(root, workers=workers).epoch(0, 4, augment=True)) for workers in (0, 1))
+    assert all(torch.equal(x, xx) and torch.equal(y, yy) for (x, y), (xx, yy) in zip(here, there, strict=True))
+
+
+def test_the_fingerprint_follows_the_files_and_not_where_they_lie(root, tmp_path_factory):
+    before = load(root).fingerprint
+    moved = tmp_path_factory.mktemp("moved") / "data"
+    root.rename(moved)
+    assert load(moved).fingerprint == before
+    (moved / "imagenet" / "train" / "n01" / "n01_0.JPEG").rename(moved / "imagenet" / "train" / "n02" / "odd.JPEG")
+    (moved / "imagenet" / "train" / "new").touch()  # a folder's time changes when an entry of its own does
+    assert load(moved).fingerprint != before
+
+
+def test_a_missing_folder_class_or_picture_is_named(root, tmp_path):
+    with pytest.raises(DataError, match=r"nowhere/imagenet/train/<class>"):
+        load(tmp_path / "nowhere")
+    (root / "imagenet" / "train" / "n01" / "n01_0.JPEG").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"n01_0\.JPEG cannot be read"):
+        list(load(root, validation=0.0).epoch(0, 12, augment=False))
+    for file in (root / "imagenet" / "val" / "n02").iterdir():
+        file.unlink()
+    (root / "imagenet" / "val" / "n02").rmdir()
+    with pytest.raises(DataError, match="'n02' is in only one of"):
+        load(root)
