@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -166,8 +166,7 @@ def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) ->
             raise
         except (OmegaConfBaseException, TypeError, ValueError) as error:
             raise ConfigError(key, value, f"cannot be set: {error}") from None
-    plain = OmegaConf.to_container(tree, resolve=True)
-    assert isinstance(plain, dict)
+    plain: Any = OmegaConf.to_container(tree, resolve=True)
     for key in ("model", "data"):
         if isinstance(choice := plain[key], dict):
             plain[key] = {"options": {k: v for k, v in choice.items() if k != "name"}}
@@ -181,7 +180,7 @@ def experiment_values(experiment: Experiment) -> dict[str, Any]:
     """The experiment as plain values that :func:`make_experiment` reads back to an equal one."""
     values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(experiment).items()}
     for key in ("model", "data"):
-        values[key] = {"name": values[key]["name"], **values[key]["options"]}
+        values[key] = {"name": values[key]["name"], **values[key]["options"]}  # type: ignore[call-overload]
     return values
 
 
@@ -228,9 +227,10 @@ def _parse_word(word: str) -> tuple[str, Any]:
         raise ConfigError(key, text, "would be read as an octal number: leave out the leading zeros")
     try:
         tree = OmegaConf.from_dotlist([f"value={text}"])
+        plain: Any = OmegaConf.to_container(tree)
     except Exception as error:  # yaml's and omegaconf's errors share no base
         raise ConfigError(key, text, f"is not valid YAML: {error}") from None
-    return key, cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.create(tree)))["value"]
+    return key, plain["value"]
 
 
 def _check_lists(experiment: Experiment) -> None:

@@ -59,7 +59,12 @@ def read_options(cls: type[T], values: Mapping[str, Any], key: str) -> T:
 
 def option_table(cls: type) -> list[dict[str, Any]]:
     """Name, type, default and meaning of every option, from the dataclass and the docstrings under its fields."""
-    properties = _adapter(cls).json_schema()["properties"]
+    # pydantic reads docstrings from a class's own source only, so inherited options are asked of their own class.
+    properties: dict[str, Any] = {}
+    for base in reversed([c for c in cls.__mro__ if is_dataclass(c)]):
+        for name, schema in _adapter(base).json_schema().get("properties", {}).items():
+            meaning = schema.get("description") or properties.get(name, {}).get("description", "")
+            properties[name] = schema | {"description": meaning}
     rows = []
     for f in fields(cls):
         schema = properties[f.name]

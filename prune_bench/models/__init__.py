@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -47,3 +49,14 @@ def build_model(
         torch.default_generator.manual_seed(derive_seed(generator.initial_seed(), "construction"))
         network = entry.build(options, in_channels=in_channels, image_size=image_size, num_classes=num_classes)
     return initialise_(network, generator)
+
+
+class _CallablePackage(ModuleType):
+    """``prune_bench.models`` is this package and, in the public API, a function beside ``methods``."""
+
+    def __call__(self) -> list[str]:
+        """The names of the networks there are."""
+        return list(models)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

@@ -1,7 +1,7 @@
 """The interface every pruning method stands behind.
 
-A pruner is a LightningModule: a Trainer runs it over its own :meth:`Pruner.work`, and afterwards it holds a ranking of
-the prunable weights for every density asked for. To add a method, subclass :class:`ScoringPruner` (or
+A pruner is a LightningModule: a Trainer runs it over its own :meth:`Pruner.work`, and afterwards it holds a ranking
+of the prunable weights for every density asked for. To add a method, subclass :class:`ScoringPruner` (or
 :class:`Pruner`) in a file of its own and register it.
 """
 
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from prune_bench.config import PruneAt, Recipe
 from prune_bench.data.protocol import Batch, TrainingData
-from prune_bench.mask import Mask, Scores, kept_count, prunable_weights
+from prune_bench.mask import Mask, Scores, prunable_weights
 from prune_bench.options import Positive
 from prune_bench.ranking import Ranking
 
 Sharing = Literal["densities", "chain", "nothing"]
-"""What one run of a pruner serves: all densities, all densities it passes on the way down, or its own density only."""
+"""What one run of a pruner serves: all densities, all that it passes on its way down, or its own density only."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class NoOptions:
 class Pruner(LightningModule):
     """Finds tickets: for each density, the weights worth keeping.
 
-    A pruner works on its own copy of the network; the caller's stays bit for bit as it was. After ``trainer.fit(pruner,
-    pruner.work(data))`` its :meth:`tickets` are found.
+    A pruner works on its own copy of the network; the caller's stays bit for bit as it was. After
+    ``trainer.fit(pruner, pruner.work(data))`` its :meth:`tickets` are found.
 
     Args:
         network: The network as it is at the pruning point.
@@ -191,7 +191,9 @@ class ScoringPruner(Pruner):
             self._mask = Mask.full(self.network)
             self._ranking: Ranking | None = None
         scores = self.score(batches)
-        ranking = Ranking.from_scores(scores) if self._ranking is None else self._ranking.refine(scores, self._mask.kept)
+        ranking = (
+            Ranking.from_scores(scores) if self._ranking is None else self._ranking.refine(scores, self._mask.kept)
+        )
         self._ranking, self._mask = ranking, ranking.mask(density ** (t / rounds))
         if t < rounds:
             self._mask.apply_(self.network)
@@ -225,6 +227,3 @@ class ScoringPruner(Pruner):
 def total(shares: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The sum of micro-batches' gradients, weight by weight."""
     return {name: torch.stack([share[name] for share in shares]).sum(0) for name in shares[0]}
-
-
-__all__ = ["NoOptions", "Pruner", "ScoringOptions", "ScoringPruner", "Sharing", "Ticket", "kept_count", "total"]

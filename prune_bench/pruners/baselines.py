@@ -103,7 +103,9 @@ def erk_counts(shapes: dict[str, tuple[int, ...]], density: float) -> dict[str, 
     return counts
 
 
-@pruners.add("dense", options=NoOptions, source="baseline", summary="No pruning: what the others are measured against.")
+@pruners.add(
+    "dense", options=NoOptions, source="baseline", summary="No pruning: what the others are measured against."
+)
 class Dense(Magnitude):
     """Keeps every weight."""
 

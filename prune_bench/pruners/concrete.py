@@ -58,7 +58,10 @@ class CtsKlOptions(CtsOptions):
 
 
 @pruners.add(
-    "cts", options=CtsOptions, source="2512.07142", summary="Concrete ticket search on the sparse network's task loss."
+    "cts",
+    options=CtsOptions,
+    source="2512.07142",
+    summary="Concrete ticket search on the sparse network's task loss.",
 )
 @pruners.add(
     "cts_kl",
@@ -155,7 +158,8 @@ class ConcreteTicketSearch(Pruner):
         u = torch.rand(self.logits.shape, generator=self._random, device=self.device, dtype=self.logits.dtype)
         # rand can be exactly 0 but never 1, so log1p(-u) is finite as it is.
         u.clamp_min_(1e-10)
-        return (u.log() - torch.log1p(-u)) / self.options.temperature
+        noise: Tensor = (u.log() - torch.log1p(-u)) / self.options.temperature
+        return noise
 
     def _layers(self, flat: Tensor) -> dict[str, Tensor]:
         pieces = flat.split(self._sizes)
@@ -163,7 +167,7 @@ class ConcreteTicketSearch(Pruner):
 
     def _length(self, data: TrainingData) -> int:
         per_epoch = data.steps_per_epoch(self.options.batch_size)
-        self._steps: int = self.options.steps or self.options.epochs * per_epoch
+        self._steps = int(self.options.steps or self.options.epochs * per_epoch)
         return self._steps
 
     @property

@@ -1,4 +1,4 @@
-"""How a concrete search holds its density: GradBalance, and the Lagrangian it is compared with (2512.07142, section 4)."""
+"""How a concrete search holds its density: GradBalance, and the Lagrangian it is compared with (2512.07142)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class GradBalance:
 class Lagrange:
     """Weighs the density term by a multiplier that gradient ascent moves while the density is off.
 
-    Minimises objective + lambda x scale x e with C = K; lambda starts at 0, rises by SGD ascent and never falls below 0.
+    Minimises objective + lambda x scale x e with C = K; lambda starts at 0, rises by SGD ascent, never below 0.
 
     Attributes:
         kept: Weights to keep, K.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +36,12 @@ class Pair:
     def sparse(self, x: Tensor) -> Tensor:
         """f(x; m * w): logits [B, classes]."""
         masked = {name: self.mask[name] * weight for name, weight in self.weights.items()}
-        return functional_call(self.network, masked, (x,))
+        return cast("Tensor", functional_call(self.network, masked, (x,)))
 
     def dense(self, x: Tensor) -> Tensor:
         """f(x; w), without gradient: logits [B, classes]."""
         with torch.no_grad():
-            return functional_call(self.network, self.weights, (x,))
+            return cast("Tensor", functional_call(self.network, self.weights, (x,)))
 
 
 def task_loss(pair: Pair, batch: Batch) -> Tensor:

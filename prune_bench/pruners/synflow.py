@@ -25,7 +25,10 @@ class SynFlowOptions:
 
 
 @pruners.add(
-    "synflow", options=SynFlowOptions, source="2006.05467", summary="Synaptic flow |w * dR/dw|, in rounds, without data."
+    "synflow",
+    options=SynFlowOptions,
+    source="2006.05467",
+    summary="Synaptic flow |w * dR/dw|, in rounds, without data.",
 )
 class SynFlow(ScoringPruner):
     """Keeps the weights that carry the most synaptic flow (2006.05467, algorithm 1).

@@ -66,7 +66,9 @@ def read_methods(experiment: Experiment) -> dict[str, Method]:
         values = {name: value for name, value in options.items() if name != "method"}
         for point in experiment.prune_at:
             if point not in entry.build.prune_at:
-                raise ConfigError("prune_at", point, f"is no place for {label} to prune", allowed=entry.build.prune_at)
+                raise ConfigError(
+                    "prune_at", point, f"is no place for {label} to prune", allowed=entry.build.prune_at
+                )
         methods[label] = Method(label=label, name=entry.name, options=read_options(entry.options, values, key))
     return methods
 

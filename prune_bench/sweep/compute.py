@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prune_bench.config import Recipe
 from prune_bench.data import load_data
-from prune_bench.data.protocol import TrainingData
+from prune_bench.data.protocol import DataSet, TrainingData
 from prune_bench.mask import Mask
 from prune_bench.metrics import mask_metrics
 from prune_bench.models import build_model
@@ -63,7 +63,7 @@ def _state(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
 def _ranking(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
     spec, data = stage.spec, _data(stage, device)
     entry = pruners[spec["method"]]
-    options = read_options(entry.options, spec["options"], spec["method"])
+    options: Any = read_options(entry.options, spec["options"], spec["method"])
     network = _load(_network(stage, data), inputs["state"])
     start = inputs.get("start")
     pruner = entry.build(
@@ -163,9 +163,9 @@ def made_by(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _data(stage: Stage, device: torch.device) -> Any:
+def _data(stage: Stage, device: torch.device) -> DataSet:
     said = stage.spec["data"]
-    return load_data(said["name"], {**said["options"], "root": stage.root}, stage.spec["seed"]).to(device)
+    return load_data(said["name"], {**said["options"], **stage.where}, stage.spec["seed"]).to(device)
 
 
 def _network(stage: Stage, data: TrainingData) -> nn.Module:

@@ -127,7 +127,9 @@ class _Run:
             if self._lives[key] < _LIVES:
                 heapq.heappush(self._ready, (-self._path[key], len(self._lives), key))
                 return
-            outcome = Outcome(seconds=0.0, reason=f"its worker process died {_LIVES} times (out of memory, or killed)")
+            outcome = Outcome(
+                seconds=0.0, reason=f"its worker process died {_LIVES} times (out of memory, or killed)"
+            )
         if outcome.reason:
             self._fail(key, outcome)
         else:
@@ -152,7 +154,9 @@ class _Run:
         stack = list(self._users[key])
         while stack:
             user = stack.pop()
-            self._progress.failed.setdefault(user, f"needs {self._todo[key].kind} {label!r}, which failed: {outcome.reason}")
+            self._progress.failed.setdefault(
+                user, f"needs {self._todo[key].kind} {label!r}, which failed: {outcome.reason}"
+            )
             stack.extend(self._users[user])
         self._watch(self._progress, None)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from prune_bench.config import Experiment, Recipe
+from prune_bench.config import Experiment
 from prune_bench.data import datasets
-from prune_bench.data.protocol import TrainingData
+from prune_bench.data.protocol import DataSet
 from prune_bench.models import models
 from prune_bench.sweep.cells import Cell, Method, expand, read_choice, read_methods
 
@@ -33,7 +34,7 @@ class Stage:
         spec: All that determines its outcome beside its inputs; plain values.
         inputs: The keys of the artifacts it reads, by role.
         cost: What it is expected to cost, in dense epochs; for the order and the progress display only.
-        root: Folder of the data sets; in no key.
+        where: Options of the data set that say where and how it is read; in no key.
     """
 
     kind: Kind
@@ -41,7 +42,7 @@ class Stage:
     spec: dict[str, Any]
     inputs: dict[str, str] = field(default_factory=dict)
     cost: float = 0.0
-    root: str = ""
+    where: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -64,7 +65,7 @@ class Plan:
     stages: dict[str, Stage]
 
 
-def make_plan(experiment: Experiment, data: dict[int, TrainingData]) -> Plan:
+def make_plan(experiment: Experiment, data: Mapping[int, DataSet]) -> Plan:
     """Expands the experiment and shares what cells have in common.
 
     Args:
@@ -79,7 +80,7 @@ def make_plan(experiment: Experiment, data: dict[int, TrainingData]) -> Plan:
 class _Planner:
     """Builds stages, each once, and answers with their keys."""
 
-    def __init__(self, experiment: Experiment, data: dict[int, TrainingData]) -> None:
+    def __init__(self, experiment: Experiment, data: Mapping[int, DataSet]) -> None:
         self._experiment, self._data = experiment, data
         self._methods = read_methods(experiment)
         self._model = read_choice(models, experiment.model, "model")
@@ -105,7 +106,11 @@ class _Planner:
         )  # fmt: skip
         labels = {"cell": asdict(cell), "method": method.name, "options": asdict(method.options)}
         return self._make(
-            "result", str(cell), labels, cell.seed, inputs={"ranking": ranking, "ticket": ticket, "training": training}
+            "result",
+            str(cell),
+            labels,
+            cell.seed,
+            inputs={"ranking": ranking, "ticket": ticket, "training": training},
         )
 
     def _epoch(self, cell: Cell) -> int:
@@ -141,8 +146,9 @@ class _Planner:
         cost: float = 0.0,
     ) -> str:  # fmt: skip
         options = dict(self._data_choice["options"])
-        root = options.pop("root", "")
+        # Where data lies and who loads it changes no result.
+        where = {name: options.pop(name) for name in ("root", "workers") if name in options}
         data = {"name": self._data_choice["name"], "options": options, "fingerprint": self._data[seed].fingerprint}
         full = spec | {"seed": seed, "model": self._model, "data": data}
-        stage = Stage(kind, label, full, inputs or {}, cost, root)
+        stage = Stage(kind, label, full, inputs or {}, cost, where)
         return self.stages.setdefault(stage.key, stage).key

@@ -14,7 +14,7 @@ from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from prune_bench.config import Recipe
-from prune_bench.data.protocol import Batch, EvaluationData, TrainingData
+from prune_bench.data.protocol import Batch, DataSet, EvaluationData
 from prune_bench.mask import Mask
 from prune_bench.training.blocks import Epochs
 from prune_bench.training.descent import Descent
@@ -95,7 +95,7 @@ def train(
     network: nn.Module,
     mask: Mask,
     recipe: Recipe,
-    data: TrainingData,
+    data: DataSet,
     *,
     first_epoch: int = 0,
     last_epoch: int | None = None,
@@ -112,7 +112,7 @@ def train(
         last_epoch: Epoch of the recipe to stop before; the recipe's end if None.
         device: Where it runs.
     """
-    module = SparseTraining(network, mask, recipe, data, first_epoch=first_epoch)  # type: ignore[arg-type]
+    module = SparseTraining(network, mask, recipe, data, first_epoch=first_epoch)
     epochs = (recipe.epochs if last_epoch is None else last_epoch) - first_epoch
     fit(module, Epochs(data, recipe.batch_size, first=first_epoch), epochs=epochs, device=device)
     return Trained(network=module.network, curves=module.curves, diverged=module.diverged)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,12 +30,25 @@ def fit(module: LightningModule, loader: Iterable[Any], *, epochs: int, device: 
         with warnings.catch_warnings():
             # Lightning warns of few workers, no optimiser and no validation: all three are meant.
             warnings.simplefilter("ignore")
-            trainer.fit(module, train_dataloaders=loader)
+            trainer.fit(module, train_dataloaders=_Items(loader) if isinstance(loader, (list, tuple)) else loader)
     except SystemExit:
         if trainer.interrupted:
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from None
         raise
+
+
+class _Items:
+    """A list as one loader: Lightning takes a bare list for a list of loaders."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._items)
 
 
 def _trainer(epochs: int, device: torch.device) -> Trainer:

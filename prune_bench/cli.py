@@ -1,0 +1,144 @@
+"""The command line: words in, calls, words out."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from prune_bench.errors import ConfigError, PruneBenchError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: The words after ``prune-bench``; those of the process if None.
+
+    Returns:
+        0 if all is well, 1 if some cells failed, 2 if the request was wrong and nothing was run, 130 after Ctrl-C.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    args = _parse(arguments)
+    try:
+        return int(args.command(args, console) or 0)
+    except PruneBenchError as error:
+        print(f"prune-bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "\nprune-bench: stopped; what is finished is kept, the same command goes on from there", file=sys.stderr
+        )
+        return 130
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    args, rest = parser.parse_known_args(arguments)
+    # argparse stops taking key=value words at the first flag among them.
+    if not hasattr(args, "overrides") or any(word.startswith("-") for word in rest):
+        return parser.parse_args(arguments)
+    args.overrides += rest
+    return args
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="prune-bench", description="Compare pruning methods on equal terms.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    sweep = commands.add_parser("sweep", help="run an experiment file and print its table")
+    sweep.add_argument("experiment", help="an experiment file, for example experiments/smoke.yaml")
+    sweep.add_argument("--executor", choices=["inline", "processes"], help="the same as executor=...")
+    sweep.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
+    sweep.add_argument("--fast", action="store_true", help="the same experiment at toy size, in under a minute")
+    sweep.set_defaults(command=_sweep)
+    run = commands.add_parser("run", help="run one cell: method=cts_kl data=digits density=0.02")
+    run.set_defaults(command=_run)
+    for command in (sweep, run):
+        command.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the experiment's keys")
+    for name, text in (("report", "print a run's table"), ("sync", "send a run to Weights & Biases")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("run", help="the run's folder, for example runs/smoke")
+        command.set_defaults(command={"report": _report, "sync": _sync}[name])
+        if name == "report":
+            command.add_argument("--format", choices=["table", "csv", "json", "md"], default="table")
+    for name, text in (("methods", "pruning methods"), ("models", "networks"), ("datasets", "data sets")):
+        command = commands.add_parser(name, help=f"list the {text} with options, defaults and sources")
+        command.set_defaults(command=_list, what=name)
+    return parser
+
+
+def _sweep(args: argparse.Namespace, console: Console) -> int:
+    from prune_bench.config import load_experiment
+    from prune_bench.sweep.sweep import run_sweep
+    from prune_bench.sweep.toy import toy_size
+
+    words = [*args.overrides, *([f"executor={args.executor}"] if args.executor else [])]
+    experiment = load_experiment(args.experiment, words)
+    return run_sweep(toy_size(experiment) if args.fast else experiment, console, dry_run=args.dry_run)
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
+    from prune_bench.config import make_experiment
+    from prune_bench.sweep.sweep import run_sweep
+
+    plural = {"method": "methods", "density": "densities", "variant": "variants", "seed": "seeds"}
+    words = [re.sub(r"^(method|density|variant|seed)(?==)", lambda key: plural[key[0]], w) for w in args.overrides]
+    if not any(word.startswith("methods") for word in words):
+        raise ConfigError("method", None, "is missing: say which, for example method=cts_kl; see prune-bench methods")
+    # A method must be named before options are laid over it.
+    words.sort(key=lambda word: not word.startswith("methods="))
+    return run_sweep(make_experiment({"name": "single"}, words), console)
+
+
+def _report(args: argparse.Namespace, console: Console) -> None:
+    from prune_bench.report.results import load_results
+    from prune_bench.report.table import markdown_table, rich_table
+
+    results = load_results(args.run)
+    if args.format == "table":
+        console.print(rich_table(results))
+    else:
+        make: dict[str, Any] = {
+            "csv": lambda: results.to_csv(index=False).rstrip(),
+            "json": lambda: results.to_json(orient="records", indent=1),
+            "md": lambda: markdown_table(results),
+        }
+        print(make[args.format]())
+
+
+def _sync(args: argparse.Namespace, console: Console) -> int:
+    from prune_bench.config import load_experiment
+    from prune_bench.sweep.sweep import cell_runs
+    from prune_bench.tracking import sync
+
+    folder = Path(args.run)
+    unsent = sync(cell_runs(folder), load_experiment(folder / "experiment.yaml").wandb, folder)
+    console.print("W&B holds every finished cell" if not unsent else f"{unsent} cells could not be sent: see "
+                  f"{folder / 'wandb' / 'mirror.log'}")  # fmt: skip
+    return 1 if unsent else 0
+
+
+def _list(args: argparse.Namespace, console: Console) -> None:
+    from prune_bench.data import datasets
+    from prune_bench.models import models
+    from prune_bench.options import option_table
+    from prune_bench.pruners import pruners
+
+    registry: Any = {"methods": pruners, "models": models, "datasets": datasets}[args.what]
+    for entry in registry.values():
+        console.print(f"[bold]{entry.name}[/bold]  {entry.summary}  [dim]({entry.source})[/dim]", highlight=False)
+        table = Table(box=None, padding=(0, 2), show_header=False)
+        for row in option_table(entry.options):
+            table.add_row("", row["name"], row["type"], f"default {row['default']}", row["meaning"], style="dim")
+        if table.rows:
+            console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

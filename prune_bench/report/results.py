@@ -1,0 +1,66 @@
+"""A run's results as a table: a row a cell, read from artifacts only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from prune_bench.errors import PruneBenchError
+from prune_bench.sweep.store import Store
+
+
+def read_records(run: str | Path) -> list[dict[str, Any]]:
+    """Every cell of a run with its record, or why it has none.
+
+    Each has ``key``, ``cell`` and ``status`` (``done``, ``diverged``, ``failed`` or ``missing``).
+
+    Raises:
+        PruneBenchError: The folder is no run.
+    """
+    folder = Path(run)
+    try:
+        cells = json.loads((folder / "cells.json").read_text())
+    except (OSError, ValueError) as error:
+        raise PruneBenchError(f"{folder} is not the folder of a sweep: {error}") from None
+    store = Store(folder / "store")
+    records = []
+    for entry in cells:
+        artifact = store.read(entry["key"])
+        record = {"status": "failed" if entry.get("reason") else "missing", "reason": entry.get("reason", "")}
+        records.append(
+            {"key": entry["key"], "cell": entry["cell"]} | (record if artifact is None else artifact.record)
+        )
+    return records
+
+
+def load_results(run: str | Path) -> pd.DataFrame:
+    """A run's results, a row a cell.
+
+    Args:
+        run: The sweep's folder, for example ``runs/smoke``.
+
+    Returns:
+        Columns ``model data prune_at method density variant seed status reason``, the metrics of
+        :data:`prune_bench.metrics.METRICS` (accuracies are fractions, times seconds), ``device``, versions and the
+        cell's ``key``. The ``density`` is the one asked for; ``kept`` and ``total`` say what it came to.
+
+    Raises:
+        PruneBenchError: The folder is no run.
+    """
+    rows = []
+    for record in read_records(run):
+        metrics = {k: v for k, v in record.get("metrics", {}).items() if k != "density"}
+        rows.append(
+            {
+                **record["cell"],
+                "status": record["status"],
+                "reason": record.get("reason", ""),
+                **metrics,
+                **record.get("made_by", {}),
+                "key": record["key"],
+            }
+        )
+    return pd.DataFrame(rows)
