@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import math
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass, field
@@ -102,6 +103,7 @@ class _Run:
                 _, _, key = heapq.heappop(self._ready)
                 slot = free.pop(0)
                 running[self._start(key, slot)] = (key, slot)
+            self._watch(self._progress, None)
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 key, slot = running.pop(future)
@@ -112,7 +114,6 @@ class _Run:
     def _start(self, key: str, slot: int) -> Future[Outcome]:
         stage = self._todo[key]
         self._progress.running[key] = stage.label
-        self._watch(self._progress, None)
         device = self._executor.devices[slot]
         return self._executor.submit(
             Job(stage=stage, store=self._store.folder, device=device, threads=self._threads), slot
@@ -171,4 +172,5 @@ def _remaining_cost(todo: dict[str, Stage], users: dict[str, list[str]]) -> dict
     path: dict[str, float] = {}
     for key in reversed(list(todo)):
         path[key] = todo[key].cost + max((path[user] for user in users[key]), default=0.0)
-    return path
+    # What needs only to be put together goes first: a finished cell must not wait for the rest of the grid.
+    return {key: math.inf if todo[key].kind == "result" else cost for key, cost in path.items()}

@@ -95,7 +95,8 @@ def _run(
             if finished in cells and (artifact := store.read(finished)) is not None:
                 mirror.send(_cell_run({"key": finished, **artifact.record}, experiment.folder.name))
                 display.cell_done(str(cells[finished]), artifact.record)
-            display.show(progress)
+            if finished is None:
+                display.show(progress)
 
         try:
             return run_plan(plan, todo, store, executor, threads=experiment.devices.threads, watch=watch)

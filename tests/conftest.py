@@ -1,0 +1,34 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class TinyNet(nn.Module):
+    """A convolution with normalisation and a classifier, small enough to differentiate by hand."""
+
+    def __init__(self, running: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(3, track_running_stats=running)
+        self.relu = nn.ReLU()
+        self.fc = nn.Linear(3 * 4 * 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.relu(self.norm(self.conv(x))).flatten(1))
+
+
+@pytest.fixture
+def tiny() -> nn.Module:
+    torch.manual_seed(1)
+    return TinyNet().double()
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(2)
+    return torch.randn(12, 1, 4, 4, generator=g, dtype=torch.float64), torch.arange(12) % 4

@@ -1,0 +1,113 @@
+"""What an experiment may say, and what is said of one that may not be."""
+
+from pathlib import Path
+
+import pytest
+
+from prune_bench.config import experiment_values, load_experiment, make_experiment, save_experiment
+from prune_bench.errors import ConfigError
+from prune_bench.options import option_table
+from prune_bench.pruners import pruners
+from prune_bench.sweep.cells import check, expand
+
+BASE = {"name": "x", "methods": ["snip", "ltr"], "densities": [0.1, 0.05]}
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("sed=1", ["sed", "unknown key", "allowed", "Did you mean 'seeds'"]),
+        ("train.epoch=3", ["train.epoch", "3", "Did you mean 'epochs'"]),
+        ("train.lr=-1", ["train.lr", "-1", "greater than 0"]),
+        ("train.lr=fast", ["train.lr", "fast", "number"]),
+        ("seeds=[]", ["seeds", "empty"]),
+        ("seeds=[0,1,0]", ["seeds", "0", "more than once"]),
+        ("seeds=010", ["seeds", "010", "octal"]),
+        ("seeds=[-1]", ["seeds.0", "-1"]),
+        ("densities=[]", ["densities", "empty"]),
+        ("densities=[0]", ["densities.0", "0", "greater than 0"]),
+        ("densities=[1.5]", ["densities.0", "1.5", "less than or equal to 1"]),
+        ("densities=yes", ["densities.0", "True", "number"]),
+        ("densities={base: 0.8}", ["densities", "base and powers"]),
+        ("variants=[layer_shufle]", ["variants.0", "layer_shufle", "Did you mean 'layer_shuffle'"]),
+        ("methods=[snap]", ["methods", "snap", "allowed", "Did you mean 'snip'"]),
+        ("methods.snip.stepz=3", ["methods.snip.stepz", "Did you mean 'steps'"]),
+        ("methods.snip.steps=none", ["methods.snip.steps", "none", "integer"]),
+        ("methods.snip=3", ["methods.snip", "3", "dictionary"]),
+        ("model=resnet21", ["model.name", "resnet21", "Did you mean"]),
+        ("model.widht=3", ["model.widht", "Did you mean 'width'"]),
+        ("data=cifar11", ["data.name", "cifar11", "Did you mean 'cifar10'"]),
+        ("data.validation=1.0", ["data.validation", "1.0"]),
+        ("wandb.mode=no", ["wandb.mode", "False", "allowed"]),
+        ("prune_at=[rewind] variants=[original,reinit]", ["variants", "reinit", "rewind point"]),
+        ("prune_at=[rewind] train.rewind_epoch=0", ["train.rewind_epoch", "0", "between 1 and"]),
+        ("just_a_word", ["just_a_word", "key=value"]),
+        ("executor=threads", ["executor", "threads", "allowed"]),
+        ("name=a/b", ["name", "a/b", "letters"]),
+    ],
+)
+def test_a_wrong_experiment_is_one_error_that_names_key_value_and_mend(word, parts):
+    with pytest.raises(ConfigError) as error:
+        check(make_experiment(BASE, word.split(" ") if "{" not in word else [word]))
+    assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+def test_missing_methods_are_told():
+    with pytest.raises(ConfigError, match="methods"):
+        make_experiment({"name": "x"})
+
+
+def test_densities_may_be_powers_of_a_base():
+    assert make_experiment(BASE | {"densities": {"base": 0.8, "powers": [2, 4]}}).densities == (0.8**2, 0.8**4)
+
+
+def test_overrides_reach_every_depth_and_win():
+    experiment = make_experiment(
+        BASE, ["train.lr=1e-2", "methods.snip.steps=5", "model=resnet20", "model.width=4", "seeds=3"]
+    )
+    assert experiment.train.lr == 0.01
+    assert experiment.methods["snip"] == {"steps": 5}
+    assert (experiment.model.name, experiment.model.options) == ("resnet20", {"width": 4})
+    assert experiment.seeds == (3,)
+
+
+def test_what_is_written_reads_back_equal(tmp_path):
+    experiment = make_experiment(BASE, ["model.width=4", "methods.ltr.cut=0.5", "variants=[original,invert]"])
+    save_experiment(experiment, tmp_path / "e.yaml")
+    assert load_experiment(tmp_path / "e.yaml") == experiment
+    assert make_experiment(experiment_values(experiment)) == experiment
+
+
+def test_one_method_may_stand_twice_under_labels_of_its_own():
+    methods = {"once": {"method": "snip"}, "often": {"method": "snip", "steps": 9}}
+    cells = list(expand(make_experiment({"name": "x", "methods": methods, "densities": [0.1]})))
+    assert [cell.method for cell in cells] == ["once", "often"]
+
+
+def test_the_grid_is_the_product_but_dense_and_random_have_no_variants():
+    experiment = make_experiment(
+        {"name": "x", "methods": ["dense", "random", "snip"], "densities": [0.1, 0.2], "seeds": [0, 1],
+         "variants": ["original", "invert"]}
+    )  # fmt: skip
+    cells = [(c.method, c.density, c.variant, c.seed) for c in expand(experiment)]
+    snip = [("snip", d, v, s) for d in (0.1, 0.2) for v in ("original", "invert") for s in (0, 1)]
+    random = [("random", d, "original", s) for d in (0.1, 0.2) for s in (0, 1)]
+    assert sorted(cells) == sorted([*snip, *random, *(("dense", 1.0, "original", s) for s in (0, 1))])
+
+
+def test_a_missing_file_and_a_broken_one_are_told(tmp_path):
+    with pytest.raises(ConfigError, match="is not a file"):
+        load_experiment(tmp_path / "no.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_experiment(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize("name", list(pruners))
+def test_every_option_of_every_method_says_what_it_means(name):
+    assert all(row["meaning"] for row in option_table(pruners[name].options))
+
+
+@pytest.mark.parametrize("file", sorted(Path("experiments").glob("*.yaml")), ids=lambda f: f.stem)
+def test_every_shipped_experiment_is_sound(file):
+    check(load_experiment(file))

@@ -1,0 +1,116 @@
+"""The W&B mirror: whole runs, read back from W&B's own files, and no trouble of its own for a sweep."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from prune_bench.config import Wandb
+from prune_bench.errors import PruneBenchError
+from prune_bench.tracking import CellRun, Mirror, find_mode, sync
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+
+
+def cell(key):
+    return CellRun(
+        key=key,
+        name=f"snip 0.05 {key}",
+        group="smoke",
+        tags=("snip", "resnet8"),
+        config={"method": "snip", "density": 0.05},
+        curves=[{"epoch": 0, "train/loss": 2.0}, {"epoch": 1, "train/loss": 1.5}],
+        summary={"test/accuracy": 0.75, "test/loss": float("nan"), "collapsed": False, "missing": None},
+        layers=[{"layer": "fc.weight", "density": 0.5, "kept": 2, "total": 4}],
+    )
+
+
+def read_back(folder):
+    """Each offline run's records by kind, as W&B's own reader gives them."""
+    runs = {}
+    for run_dir in (folder / "wandb" / "wandb").glob("offline-run-*"):
+        words = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run_dir)]
+        lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+        runs[run_dir.name.rsplit("-", 1)[1]] = [json.loads(line) for line in lines if line.startswith("{")]
+    return runs
+
+
+def test_offline_runs_hold_what_the_cells_hold(tmp_path):
+    with Mirror(Wandb(), tmp_path) as mirror:
+        assert mirror.mode == "offline"
+        mirror.send(cell("a" * 32))
+        mirror.send(cell("b" * 32))
+        assert mirror.close() == 0
+    runs = read_back(tmp_path)
+    assert set(runs) == {"a" * 32, "b" * 32}
+    told = json.dumps(runs["a" * 32])
+    for words in ("smoke", "snip 0.05", "resnet8", "test/accuracy", "0.75", "train/loss", "1.5", "layers"):
+        assert words in told
+    assert "missing" not in told
+
+
+def test_what_was_sent_is_not_sent_again(tmp_path):
+    for _ in range(2):
+        with Mirror(Wandb(), tmp_path) as mirror:
+            mirror.send(cell("a" * 32))
+    assert len(list((tmp_path / "wandb" / "wandb").glob("offline-run-*"))) == 1
+
+
+def test_disabled_makes_no_file_and_imports_no_wandb(tmp_path):
+    code = (
+        "import sys, pathlib; from prune_bench.config import Wandb; from prune_bench.tracking import Mirror\n"
+        f"m = Mirror(Wandb(mode='disabled'), pathlib.Path({str(tmp_path)!r})); m.close()\n"
+        "print('wandb' in sys.modules)"
+    )
+    words = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert words.strip() == "False"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_never_answers_holds_up_nothing(tmp_path, monkeypatch):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        mirror = Mirror(Wandb(mode="online", patience=2.0), tmp_path)
+        mirror.send(cell("a" * 32))
+        begun = time.monotonic()
+        assert mirror.close() == 1
+        assert time.monotonic() - begun < 20
+
+
+def test_a_killed_mirror_costs_nothing_and_the_next_sends_what_is_left(tmp_path):
+    mirror = Mirror(Wandb(), tmp_path)
+    mirror.send(cell("a" * 32))
+    assert mirror._process is not None
+    os.killpg(mirror._process.pid, 9)
+    mirror.send(cell("b" * 32))
+    assert mirror.close() == 2
+    with Mirror(Wandb(), tmp_path) as again:
+        again.send(cell("a" * 32))
+        assert again.close() == 0
+
+
+def test_the_mode_is_the_users_then_the_environments_then_by_the_key(monkeypatch):
+    assert find_mode(Wandb()) == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert find_mode(Wandb()) == "online"
+    monkeypatch.setenv("WANDB_MODE", "")
+    assert find_mode(Wandb()) == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert find_mode(Wandb()) == "disabled"
+    assert find_mode(Wandb(mode="offline")) == "offline"
+
+
+def test_sync_without_a_key_says_how_to_log_in(tmp_path):
+    with pytest.raises(PruneBenchError, match="wandb login"):
+        sync([cell("a" * 32)], Wandb(), tmp_path)
