@@ -54,7 +54,10 @@ def test_every_cell_has_a_row_with_the_metric_vocabulary(undisturbed):
     frame = pb.load_results(undisturbed[0])
     assert len(frame) == 2 * (1 + 3 * 2 * 2)
     assert set(frame.status) == {"done"}
-    wanted = "model data prune_at method density variant seed status test/accuracy test/loss effective_density kept total flops/dense flops/sparse search/seconds search/dense_epochs train/seconds memory/peak_bytes"
+    wanted = (
+        "model data prune_at method density variant seed status test/accuracy test/loss effective_density kept total "
+        "flops/dense flops/sparse search/seconds search/dense_epochs train/seconds memory/peak_bytes"
+    )
     assert set(wanted.split()) <= set(frame.columns)
     assert frame["test/accuracy"].between(0, 1).all()
     assert (frame.kept == (frame.density * frame.total).round()).all()
@@ -185,7 +188,7 @@ def test_a_worker_that_dies_is_replaced_and_its_stage_tried_again(undisturbed, t
 def test_every_shipped_experiment_runs_at_toy_size(file, tmp_path):
     words = ["wandb.mode=disabled", "model.width=4", f"output={tmp_path / 'run'}"]
     if "cifar" in file.stem:
-        words += ["data={name: synthetic, samples: 128, test_samples: 64, classes: 10}"]
+        words += ["data={name: synthetic, samples: 128, test_samples: 64, classes: 10}", "densities=[0.5, 0.3]"]
     experiment = toy_size(load_experiment(file, words))
     out = io.StringIO()
     assert sweep.run_sweep(experiment, Console(file=out, width=140)) == 0, out.getvalue()
