@@ -71,7 +71,7 @@ def option_table(cls: type) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": f.name,
-                "type": re.sub(r"\w+", lambda word: _PLAIN_TYPES.get(word[0], word[0]), str(f.type)),
+                "type": " | ".join(schema["enum"]) if "enum" in schema else _plain(str(f.type)),
                 "default": schema.get("default"),
                 "meaning": " ".join(schema.get("description", "").split()),
             }
@@ -105,3 +105,7 @@ def _allowed(error: Any) -> list[str]:
     if error["type"] == "literal_error":
         return re.findall(r"'([^']+)'", error["ctx"]["expected"])
     return []
+
+
+def _plain(annotation: str) -> str:
+    return re.sub(r"\w+", lambda word: _PLAIN_TYPES.get(word[0], word[0]), annotation)

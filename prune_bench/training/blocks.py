@@ -1,6 +1,6 @@
-"""Training data as Lightning likes it least often: many steps in one item.
+"""Training data in blocks: many optimisation steps in one item of Lightning's.
 
-Lightning's own cost a step is several times that of a small network's, so a training step of ours is a block of
+Lightning costs more a step than a small network does, so a training step of ours is a block of
 optimisation steps under manual optimisation (figures in ``benchmarks/README.md``).
 """
 
