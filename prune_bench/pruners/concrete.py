@@ -93,6 +93,7 @@ class ConcreteTicketSearch(Pruner):
         """Sets every logit to the density's, and the weights aside as constants."""
         (self._density,) = self.densities
         self.network.requires_grad_(False)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         weights = self._weights()
         self._frozen = {name: weight.detach().clone() for name, weight in weights.items()}
         self._sizes = [weight.numel() for weight in weights.values()]
@@ -104,7 +105,10 @@ class ConcreteTicketSearch(Pruner):
         dtype = next(iter(weights.values())).dtype
         self.logits = torch.full((sum(self._sizes),), logit, dtype=dtype, device=self.device)
         self._adam = torch.optim.Adam(
-            [self.logits], lr=self.options.lr, eps=_ADAM_EPSILON * self._scale / self._objective.scale
+            [self.logits],
+            lr=self.options.lr,
+            eps=_ADAM_EPSILON * self._scale / self._objective.scale,
+            fused=self.device.type in ("cpu", "cuda"),
         )
         control: type[Any] = {"gradbalance": GradBalance, "lagrange": Lagrange}[self.options.control]
         self._control: DensityControl = control(kept=max(self._kept, 1))

@@ -35,7 +35,8 @@ class Pair:
 
     def sparse(self, x: Tensor) -> Tensor:
         """f(x; m * w): logits [B, classes]."""
-        masked = {name: self.mask[name] * weight for name, weight in self.weights.items()}
+        # The first factor decides the product's memory format.
+        masked = {name: weight * self.mask[name] for name, weight in self.weights.items()}
         return cast("Tensor", functional_call(self.network, masked, (x,)))
 
     def dense(self, x: Tensor) -> Tensor:
