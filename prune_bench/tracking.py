@@ -94,23 +94,38 @@ class Mirror:
         Returns:
             How many cells are left unsent; ``prune-bench sync`` sends them.
         """
+        if self._process is None and self.mode != "disabled" and self._left():
+            self._process = self._start()  # an earlier sweep was stopped before these were sent
         if self._process is not None:
             (self._folder / "outbox" / ".end").touch()
             self._wait(self._process)
             self._process = None
+        return self._left()
+
+    def stop(self) -> None:
+        """Ends the mirror process at once; what it has not sent waits in the outbox for the next sweep."""
+        if self._process is not None:
+            self._kill(self._process)
+            self._process = None
+
+    def _left(self) -> int:
         return len(list((self._folder / "outbox").glob("*.json")))
+
+    @staticmethod
+    def _kill(process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         """Patience starts anew with every cell that goes out: a long queue is no hang."""
         left, last = -1, time.monotonic()
         while process.poll() is None:
-            now = len(list((self._folder / "outbox").glob("*.json")))
+            now = self._left()
             if now != left:
                 left, last = now, time.monotonic()
             if time.monotonic() - last > self._settings.patience:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                return
+                self._kill(process)
             time.sleep(0.05)
 
     def _is_sent(self, key: str) -> bool:

@@ -88,6 +88,16 @@ def test_a_server_that_never_answers_holds_up_nothing(tmp_path, monkeypatch):
         assert time.monotonic() - begun < 20
 
 
+def test_a_stopped_mirror_ends_at_once_and_the_next_sweep_sends_what_was_left(tmp_path):
+    mirror = Mirror(Wandb(), tmp_path)
+    mirror.send(cell("a" * 32))
+    begun = time.monotonic()
+    mirror.stop()
+    assert time.monotonic() - begun < 2
+    assert len(list((tmp_path / "wandb" / "outbox").glob("*.json"))) == 1
+    assert Mirror(Wandb(), tmp_path).close() == 0
+
+
 def test_a_killed_mirror_costs_nothing_and_the_next_sends_what_is_left(tmp_path):
     mirror = Mirror(Wandb(), tmp_path)
     mirror.send(cell("a" * 32))

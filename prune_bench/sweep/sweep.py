@@ -67,9 +67,11 @@ def run_sweep(experiment: Experiment, console: Console, *, dry_run: bool = False
     try:
         if todo:
             failed = _run(experiment, plan, todo, store, devices, mirror, console).failed
-    finally:
-        _write_cells(plan, folder, failed)
-        unsent = mirror.close()
+    except BaseException:
+        mirror.stop()
+        raise
+    _write_cells(plan, folder, failed)
+    unsent = mirror.close()
     if unsent:
         console.print(
             f"{unsent} runs have not reached W&B; send them with: prune-bench sync {folder}", style="yellow"
