@@ -110,4 +110,6 @@ def test_every_option_of_every_method_says_what_it_means(name):
 
 @pytest.mark.parametrize("file", sorted(Path("experiments").glob("*.yaml")), ids=lambda f: f.stem)
 def test_every_shipped_experiment_is_sound(file):
-    check(load_experiment(file))
+    experiment = load_experiment(file)
+    check(experiment)
+    assert {cell.method for cell in expand(experiment)} == set(experiment.methods)

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +13,7 @@ from rich.console import Console
 import prune_bench as pb
 from prune_bench.config import load_experiment, make_experiment
 from prune_bench.sweep import compute, sweep
-from prune_bench.sweep.executors.inline import InlineExecutor
+from prune_bench.sweep.executors.processes import ProcessExecutor
 from prune_bench.sweep.runner import missing_stages, run_plan
 from prune_bench.sweep.store import Store
 from prune_bench.sweep.toy import toy_size
@@ -158,27 +160,20 @@ def test_a_damaged_artifact_is_computed_again(tmp_path):
     pd.testing.assert_frame_equal(results(tmp_path), before)
 
 
-def test_a_worker_that_dies_is_replaced_and_its_stage_tried_again(undisturbed, tmp_path):
-    """The first worker kills itself in its first stage; the store shows it by a mark."""
-    experiment = make_experiment(TINY, [f"output={tmp_path}", "prune_at=[init]", "methods={snip: {}}"])
-    plan = sweep.prepare(experiment)
-    store = Store(tmp_path / "store")
+def test_a_worker_that_is_killed_is_replaced_and_its_stage_tried_again(tmp_path):
+    plan = sweep.prepare(make_experiment(TINY, [f"output={tmp_path}", "prune_at=[init]", "methods={snip: {}}"]))
+    store, executor, killed = Store(tmp_path / "store"), ProcessExecutor(["cpu"]), []
 
-    class Dying(InlineExecutor):
-        died = False
+    def kill_once(progress, finished):
+        if progress.running and not killed:
+            killed.extend(executor._pools[0]._processes)
+            os.kill(killed[0], signal.SIGKILL)
 
-        def submit(self, job, slot):
-            from concurrent.futures import Future
-            from concurrent.futures.process import BrokenProcessPool
-
-            if not Dying.died:
-                Dying.died = True
-                future = Future()
-                future.set_exception(BrokenProcessPool("killed"))
-                return future
-            return super().submit(job, slot)
-
-    progress = run_plan(plan, missing_stages(plan, store), store, Dying("cpu"), threads=1, watch=lambda *_: None)
+    try:
+        progress = run_plan(plan, missing_stages(plan, store), store, executor, threads=1, watch=kill_once)
+    finally:
+        executor.close()
+    assert len(killed) == 1
     assert progress.failed == {}
     assert missing_stages(plan, store) == {}
 
