@@ -64,6 +64,9 @@ class Recipe:
     """Epochs of dense training before a ticket of `prune_at: rewind` is looked for."""
     eval_batch_size: Positive = 512
     """Images in an evaluation batch: with batch statistics it is part of what is measured."""
+    pack: Positive | Literal["auto"] = "auto"
+    """Cells that are trained or searched side by side in one process, at most; 1 for each by itself. `auto` packs
+    small networks on the CPU. It changes nothing but the order of floating-point sums."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ two equal scores the weight that comes first in module order ranks higher.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -88,6 +88,13 @@ class Mask(Mapping[str, Tensor]):
         """The mask that keeps every prunable weight of ``network``."""
         weights = prunable_weights(network)
         return cls({name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()})
+
+    @classmethod
+    def side_by_side(cls, masks: Sequence[Mask]) -> Mask:
+        """The mask of packed networks: each layer's masks one after the other along dimension 0."""
+        if len(masks) == 1:
+            return masks[0]
+        return cls({name: torch.cat([mask[name] for mask in masks]) for name in masks[0]})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Mask:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from prune_bench.config import PruneAt, Recipe
 from prune_bench.data.protocol import Batch, TrainingData
@@ -65,6 +66,7 @@ class Pruner(LightningModule):
         only_density: The one density it can be asked for, or None.
         ordered: Whether its ranking means anything: of a random ticket a shuffle or an inversion is another one.
         trains: Whether it trains by the experiment's recipe, so that its tickets depend on that.
+        lanes: The searches that run side by side when this one runs: itself, unless :meth:`join` said otherwise.
 
     Raises:
         ValueError: The network has nothing prunable, or is pruned or parametrised already.
@@ -99,6 +101,19 @@ class Pruner(LightningModule):
         self.curves: list[dict[str, float]] = []
         self.summary: dict[str, float] = {}
         self.forwards = self.backwards = 0  # samples passed through the whole network
+        self.lanes: list[Any] = [self]
+
+    @classmethod
+    def step_images(cls, options: Any, recipe: Recipe) -> int | None:
+        """Images of one step, of methods whose searches can run side by side; None of those whose cannot."""
+        return None
+
+    def join(self, others: Sequence[Self]) -> None:
+        """Lets other searches of the same options run with this one; each keeps what it finds.
+
+        Afterwards only this one is run, on the lanes' data side by side.
+        """
+        self.lanes = [self, *others]
 
     @classmethod
     def sharing(cls, options: Any) -> Sharing:

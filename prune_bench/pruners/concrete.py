@@ -12,8 +12,9 @@ from torch import Tensor
 
 from prune_bench.config import Recipe
 from prune_bench.data.protocol import Batch, TrainingData
-from prune_bench.mask import kept_count
+from prune_bench.mask import Mask, kept_count, prunable_weights
 from prune_bench.options import AboveZero, Fraction, Positive
+from prune_bench.packing import pack
 from prune_bench.pruners.base import Pruner
 from prune_bench.pruners.gradbalance import DensityControl, GradBalance, Lagrange, excess
 from prune_bench.pruners.objectives import OBJECTIVES, Name, Pair
@@ -83,27 +84,34 @@ class ConcreteTicketSearch(Pruner):
         epochs = options.steps * options.batch_size / samples if options.steps else options.epochs
         return float(epochs * (objective.forwards + 2 * objective.backwards) / 3)
 
+    @classmethod
+    def step_images(cls, options: Any, recipe: Recipe) -> int | None:
+        """Searches of other seeds and densities can run side by side."""
+        return int(options.batch_size)
+
     def work(self, data: TrainingData) -> Iterable[Iterator[Batch]]:
         """Blocks of un-augmented training batches."""
-        if self._is_dense:
+        if all(lane._density == 1.0 for lane in self.lanes):
             return [iter([])]
-        return Steps(data, self.options.batch_size, self._length(data))
+        steps = self.options.steps or self.options.epochs * data.steps_per_epoch(self.options.batch_size)
+        self._steps, self._step = int(steps), 0
+        return Steps(data, self.options.batch_size, self._steps)
 
     def on_train_start(self) -> None:
-        """Sets every logit to the density's, and the weights aside as constants."""
-        (self._density,) = self.densities
-        self.network.requires_grad_(False)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        weights = self._weights()
+        """Sets every logit to its density's, and the weights aside as constants."""
+        self._packed = pack([lane.network for lane in self.lanes]).to(self.device)
+        self._packed.requires_grad_(False)
+        self._packed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        weights = prunable_weights(self._packed)
         self._frozen = {name: weight.detach().clone() for name, weight in weights.items()}
-        self._sizes = [weight.numel() for weight in weights.values()]
-        self._kept = kept_count(self._density, sum(self._sizes))
-        self._random = generator(self.seed, "concrete", self._density, device=self.device)
+        self._sizes = [weight.numel() // len(self.lanes) for weight in weights.values()]
+        self._kept = [kept_count(lane._density, sum(self._sizes)) for lane in self.lanes]
+        self._random = [generator(lane.seed, "concrete", lane._density, device=self.device) for lane in self.lanes]
         self._objective = OBJECTIVES[self.options.objective]
         self._scale = self.options.scale or self._objective.scale
-        logit = 0.0 if self._is_dense else math.log(self._density / (1 - self._density))
         dtype = next(iter(weights.values())).dtype
-        self.logits = torch.full((sum(self._sizes),), logit, dtype=dtype, device=self.device)
+        starts = torch.tensor([[_logit(lane._density)] for lane in self.lanes], dtype=dtype, device=self.device)
+        self.logits = starts.repeat(1, sum(self._sizes))
         self._adam = torch.optim.Adam(
             [self.logits],
             lr=self.options.lr,
@@ -111,69 +119,77 @@ class ConcreteTicketSearch(Pruner):
             fused=self.device.type in ("cpu", "cuda"),
         )
         control: type[Any] = {"gradbalance": GradBalance, "lagrange": Lagrange}[self.options.control]
-        self._control: DensityControl = control(kept=max(self._kept, 1))
-        self._step = 0
+        # Of a tiny network nothing may be kept; the excess is then held as if one weight were.
+        self._targets = torch.tensor(self._kept, dtype=torch.float64, device=self.device).clamp_min(1)
+        self._control: DensityControl = control(kept=self._targets)
 
     def training_step(self, block: Iterator[Batch], index: int) -> None:
-        """A block of search steps, and one row of the search's curve."""
+        """A block of search steps, and one row of each search's curve."""
         objectives = []
         for batch in block:
             objectives.append(self._descend(batch))
             self._last = batch
         if objectives:
-            e, _ = excess(self.logits, max(self._kept, 1))
-            row = {"objective": torch.stack(objectives).mean(), "excess": e, "balance": self._control.weight}
-            self.curves.append({"step": self._step, **{f"search/{k}": float(v) for k, v in row.items()}})
+            excesses, _ = excess(self.logits, self._targets)
+            rows = (torch.stack(objectives).mean(0), excesses, self._control.weight)
+            for lane, values in zip(self.lanes, zip(*(row.tolist() for row in rows))):
+                named = zip(("search/objective", "search/excess", "search/balance"), values)
+                lane.curves.append({"step": self._step, **dict(named)})
 
     def on_train_end(self) -> None:
-        """Ranks the weights by their logits, and notes whether the search was long enough."""
-        ranking = Ranking.from_scores(self._layers(self.logits))
-        self.found[self._density] = ranking
-        if self._is_dense:
+        """Ranks each lane's weights by their logits, and notes whether its search was long enough."""
+        rankings = [Ranking.from_scores(self._layers(logits, 1)) for logits in self.logits]
+        for lane, ranking in zip(self.lanes, rankings):
+            lane.found[lane._density] = ranking
+        if all(lane._density == 1.0 for lane in self.lanes):
             return
-        hard = ranking.top(self._kept)
-        p = torch.sigmoid(self.logits)
-        keep = torch.cat([m.flatten() for m in hard.values()])
-        mask = {name: m.to(p.dtype) for name, m in hard.items()}
-        value = self._objective.value(Pair(self.network, self._frozen, mask), self._last)
-        self.summary = {
-            "search/kept_retention": float(p[keep].mean()) if self._kept else 0.0,
-            "search/hard_objective": float(value),
-        }
+        tops = [ranking.top(kept) for ranking, kept in zip(rankings, self._kept)]
+        dtype = self.logits.dtype
+        mask = {name: keep.to(dtype) for name, keep in Mask.side_by_side(tops).items()}
+        pair = Pair(self._packed, self._frozen, mask, len(self.lanes))
+        values = self._objective.value(pair, self._last).tolist()
+        for lane, top, logits, value in zip(self.lanes, tops, self.logits, values):
+            keep = torch.cat([m.flatten() for m in top.values()])
+            retention = torch.sigmoid(logits)[keep].mean() if top.kept else torch.zeros(())
+            lane.summary = {"search/kept_retention": float(retention), "search/hard_objective": value}
 
     def _descend(self, batch: Batch) -> Tensor:
         logits = self.logits.detach().requires_grad_()
-        mask = torch.sigmoid(logits + self._noise())
-        pair = Pair(self.network, self._frozen, self._layers(mask))
-        objective = self._objective.value(pair, batch)
-        (gradient,) = torch.autograd.grad(objective * self._scale, logits)
+        mask = self._layers(torch.sigmoid(logits + self._noise()), len(self.lanes))
+        objectives = self._objective.value(Pair(self._packed, self._frozen, mask, len(self.lanes)), batch)
+        (gradient,) = torch.autograd.grad(objectives.sum() * self._scale, logits)
         decayed = self._step >= self.options.decay_at * self._steps
         self._adam.param_groups[0]["lr"] = self.options.lr * (0.1 if decayed else 1.0)
         self.logits.grad = self._control.combine(self.logits, gradient)
         self._adam.step()
         self._step += 1
-        samples = len(batch[1])
-        self.forwards += samples * self._objective.forwards
-        self.backwards += samples * self._objective.backwards
-        return objective.detach()
+        samples = batch[1].shape[-1]
+        for lane in self.lanes:
+            lane.forwards += samples * self._objective.forwards
+            lane.backwards += samples * self._objective.backwards
+        return objectives.detach()
 
     def _noise(self) -> Tensor:
-        """Logistic noise over the temperature, [N]."""
-        u = torch.rand(self.logits.shape, generator=self._random, device=self.device, dtype=self.logits.dtype)
-        # rand can be exactly 0 but never 1, so log1p(-u) is finite as it is.
+        """Logistic noise over the temperature, [lanes, N], each lane's from its own generator."""
+        u = torch.empty_like(self.logits)
+        for row, own in zip(u, self._random):
+            row.uniform_(generator=own)
+        # uniform_ can be exactly 0 but never 1, so log1p(-u) is finite as it is.
         u.clamp_min_(1e-10)
         noise: Tensor = (u.log() - torch.log1p(-u)) / self.options.temperature
         return noise
 
-    def _layers(self, flat: Tensor) -> dict[str, Tensor]:
-        pieces = flat.split(self._sizes)
-        return {name: piece.view(w.shape) for piece, (name, w) in zip(pieces, self._frozen.items())}
-
-    def _length(self, data: TrainingData) -> int:
-        per_epoch = data.steps_per_epoch(self.options.batch_size)
-        self._steps = int(self.options.steps or self.options.epochs * per_epoch)
-        return self._steps
+    def _layers(self, flat: Tensor, lanes: int) -> dict[str, Tensor]:
+        """[lanes, N], or [N] of one, as tensors of the packed weights' shapes."""
+        pieces = flat.split(self._sizes, -1)
+        shapes = [(lanes * (len(w) // len(self.lanes)), *w.shape[1:]) for w in self._frozen.values()]
+        return {name: piece.reshape(shape) for piece, name, shape in zip(pieces, self._frozen, shapes)}
 
     @property
-    def _is_dense(self) -> bool:
-        return self.densities[0] == 1.0
+    def _density(self) -> float:
+        (density,) = self.densities
+        return density
+
+
+def _logit(density: float) -> float:
+    return 0.0 if density == 1.0 else math.log(density / (1 - density))

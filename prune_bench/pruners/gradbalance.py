@@ -14,27 +14,28 @@ class DensityControl(Protocol):
     """Adds the pull towards a density to an objective's gradient."""
 
     def combine(self, logits: Tensor, gradient: Tensor) -> Tensor:
-        """The gradient to descend on, given the logits and the objective's gradient, both [N]."""
+        """The gradient to descend on, given the logits and the objective's gradient, both [N] or [lanes, N]."""
 
     @property
     def weight(self) -> Tensor:
-        """The weight of the density term now, a scalar."""
+        """The weight of the density term now, a scalar or [lanes]."""
 
 
-def excess(logits: Tensor, target: float) -> tuple[Tensor, Tensor]:
+def excess(logits: Tensor, target: Tensor | float) -> tuple[Tensor, Tensor]:
     """How far the expected number of kept weights lies above a target, e = sum(p) / C - 1, and its gradient.
 
     Args:
-        logits: [N], any float dtype; p = sigmoid(logits).
-        target: C, in weights.
+        logits: [N], or [lanes, N] of several searches, any float dtype; p = sigmoid(logits).
+        target: C, in weights; a number or one a lane.
 
     Returns:
-        The excess, a float64 scalar, and de/dlogits = p (1 - p) / C, of the logits' dtype, [N].
+        The excess, float64, a scalar or [lanes], and de/dlogits = p (1 - p) / C, of the logits' dtype and shape.
     """
     p = torch.sigmoid(logits)
-    e = p.sum(dtype=torch.float64) / target - 1
+    target = torch.as_tensor(target, dtype=torch.float64, device=logits.device)
+    e = p.sum(-1, dtype=torch.float64) / target - 1
     # sigmoid(-x) is 1 - p without the cancellation that makes it 0 for large logits.
-    return e, p * torch.sigmoid(-logits) / target
+    return e, p * torch.sigmoid(-logits) / target.to(logits.dtype).unsqueeze(-1)
 
 
 @dataclass
@@ -45,12 +46,12 @@ class GradBalance:
     whole. Norms are taken in float64, where squares of small gradients do not underflow.
 
     Attributes:
-        kept: Weights to keep, K.
+        kept: Weights to keep, K; a number or one a lane.
         slack: The target is slack x K.
         rate: Of the exponential moving average.
     """
 
-    kept: int
+    kept: Tensor | float
     slack: float = 1.1
     rate: float = 0.01
     weight: Tensor = field(default_factory=lambda: torch.tensor(math.nan, dtype=torch.float64))
@@ -58,12 +59,14 @@ class GradBalance:
     def combine(self, logits: Tensor, gradient: Tensor) -> Tensor:
         """g_t + lambda g_s."""
         e, pull = excess(logits, self.slack * self.kept)
-        length = torch.linalg.vector_norm(pull, dtype=torch.float64).clamp_min(torch.finfo(torch.float64).tiny)
-        balance = torch.linalg.vector_norm(gradient, dtype=torch.float64) / length
+        length = torch.linalg.vector_norm(pull, dim=-1, dtype=torch.float64).clamp_min(
+            torch.finfo(torch.float64).tiny
+        )
+        balance = torch.linalg.vector_norm(gradient, dim=-1, dtype=torch.float64) / length
         wanted = torch.where(e > 0, balance, torch.zeros_like(balance))
         last = self.weight.to(wanted.device)
         self.weight = torch.where(last.isnan(), wanted, torch.lerp(last, wanted, self.rate))
-        return gradient + self.weight.to(gradient.dtype) * pull
+        return gradient + self.weight.to(gradient.dtype).unsqueeze(-1) * pull
 
 
 @dataclass
@@ -73,19 +76,19 @@ class Lagrange:
     Minimises objective + lambda x scale x e with C = K; lambda starts at 0, rises by SGD ascent, never below 0.
 
     Attributes:
-        kept: Weights to keep, K.
+        kept: Weights to keep, K; a number or one a lane.
         scale: Of the density term.
         lr: Of the ascent.
     """
 
-    kept: int
+    kept: Tensor | float
     scale: float = 100.0
     lr: float = 1e-3
     weight: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     def combine(self, logits: Tensor, gradient: Tensor) -> Tensor:
         """g_t + lambda scale g_s; then lambda moves."""
-        e, pull = excess(logits, float(self.kept))
+        e, pull = excess(logits, self.kept)
         now = self.weight.to(e.device)
         self.weight = (now + self.lr * self.scale * e).clamp_min(0.0)
-        return gradient + (now * self.scale).to(gradient.dtype) * pull
+        return gradient + (now * self.scale).to(gradient.dtype).unsqueeze(-1) * pull

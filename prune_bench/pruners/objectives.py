@@ -1,4 +1,7 @@
-"""What a concrete search minimises: one small function each (2512.07142, section 4 and its comparisons)."""
+"""What a concrete search minimises: one small function each (2512.07142, section 4 and its comparisons).
+
+Each gives one value a lane, [lanes], for networks that are searched side by side; a search by itself is one lane.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from prune_bench.data.protocol import Batch
+from prune_bench.packing import lane_outputs
+from prune_bench.training.descent import cross_entropies
 
 Name = Literal[
     "task_loss", "reverse_kl", "forward_kl", "loss_change", "feature_mse", "gradient_match", "gradient_norm"
@@ -21,26 +26,28 @@ _EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class Pair:
-    """The dense network and its sparse self.
+    """The dense network and its sparse self, or packed ones and theirs.
 
     Attributes:
         network: What is called; its own weights are never read.
         weights: The dense prunable weights w, by name.
         mask: The relaxed or hard mask m, by name, in [0, 1].
+        lanes: Networks that stand side by side in ``network``.
     """
 
     network: nn.Module
     weights: dict[str, Tensor]
     mask: dict[str, Tensor]
+    lanes: int = 1
 
     def sparse(self, x: Tensor) -> Tensor:
-        """f(x; m * w): logits [B, classes]."""
+        """f(x; m * w): logits [B, lanes x classes]."""
         # The first factor decides the product's memory format.
         masked = {name: weight * self.mask[name] for name, weight in self.weights.items()}
         return cast("Tensor", functional_call(self.network, masked, (x,)))
 
     def dense(self, x: Tensor) -> Tensor:
-        """f(x; w), without gradient: logits [B, classes]."""
+        """f(x; w), without gradient: logits [B, lanes x classes]."""
         with torch.no_grad():
             return cast("Tensor", functional_call(self.network, self.weights, (x,)))
 
@@ -48,26 +55,27 @@ class Pair:
 def task_loss(pair: Pair, batch: Batch) -> Tensor:
     """Cross-entropy of the sparse network: CTS."""
     x, y = batch
-    return F.cross_entropy(pair.sparse(x), y)
+    return cross_entropies(pair.sparse(x), y, pair.lanes)
 
 
 def reverse_kl(pair: Pair, batch: Batch) -> Tensor:
     """KL(sparse || dense) of the output distributions, mean over the batch: CTS-KL."""
     sparse, dense = _log_outputs(pair, batch)
     # kl_div(input, target) is KL(target || input).
-    return F.kl_div(dense, sparse, log_target=True, reduction="batchmean")
+    return F.kl_div(dense, sparse, log_target=True, reduction="none").sum(-1).mean(1)
 
 
 def forward_kl(pair: Pair, batch: Batch) -> Tensor:
     """KL(dense || sparse), mean over the batch."""
     sparse, dense = _log_outputs(pair, batch)
-    return F.kl_div(sparse, dense, log_target=True, reduction="batchmean")
+    return F.kl_div(sparse, dense, log_target=True, reduction="none").sum(-1).mean(1)
 
 
 def loss_change(pair: Pair, batch: Batch) -> Tensor:
     """|L(sparse) / L(dense) - 1|."""
     x, y = batch
-    return (F.cross_entropy(pair.sparse(x), y) / F.cross_entropy(pair.dense(x), y) - 1).abs()
+    sparse, dense = (cross_entropies(outputs, y, pair.lanes) for outputs in (pair.sparse(x), pair.dense(x)))
+    return (sparse / dense - 1).abs()
 
 
 def feature_mse(pair: Pair, batch: Batch) -> Tensor:
@@ -77,7 +85,7 @@ def feature_mse(pair: Pair, batch: Batch) -> Tensor:
     """
     x, _ = batch
     pairs = zip(_features(pair, pair.sparse, x), _features(pair, pair.dense, x))
-    return torch.stack([F.mse_loss(_standardised(s), _standardised(d)) for s, d in pairs]).mean()
+    return torch.stack([_mse(s, d) for s, d in pairs]).mean(0)
 
 
 def gradient_match(pair: Pair, batch: Batch) -> Tensor:
@@ -85,14 +93,14 @@ def gradient_match(pair: Pair, batch: Batch) -> Tensor:
     sparse = _weight_gradients(pair, pair.mask, batch, create_graph=True)
     ones = {name: torch.ones_like(m) for name, m in pair.mask.items()}
     dense = _weight_gradients(pair, ones, batch, create_graph=False)
-    flat = [(_standardised(s.reshape(1, -1)), _standardised(d.reshape(1, -1))) for s, d in zip(sparse, dense)]
-    return torch.stack([F.mse_loss(s, d) for s, d in flat]).mean()
+    return torch.stack([_mse(s.unsqueeze(1), d.unsqueeze(1)) for s, d in zip(sparse, dense)]).mean(0)
 
 
 def gradient_norm(pair: Pair, batch: Batch) -> Tensor:
     """Minus the length of dL(sparse)/dw."""
     gradients = _weight_gradients(pair, pair.mask, batch, create_graph=True)
-    return -(torch.stack([g.square().sum() for g in gradients]).sum() + torch.finfo(torch.float32).tiny).sqrt()
+    squares = torch.stack([g.square().sum(1) for g in gradients]).sum(0)
+    return -(squares + torch.finfo(torch.float32).tiny).sqrt()
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ class Objective:
     """An objective and what comes with it.
 
     Attributes:
-        value: The function to minimise.
+        value: The function to minimise; a value a lane.
         scale: The published factor on it; with Adam it matters only against Adam's epsilon.
         forwards: Forward passes of a batch through the whole network in one step.
         backwards: Backward passes.
@@ -125,32 +133,41 @@ OBJECTIVES: dict[Name, Objective] = {
 
 def _log_outputs(pair: Pair, batch: Batch) -> tuple[Tensor, Tensor]:
     x, _ = batch
-    return pair.sparse(x).log_softmax(1), pair.dense(x).log_softmax(1)
+    sparse, dense = (lane_outputs(outputs, pair.lanes) for outputs in (pair.sparse(x), pair.dense(x)))
+    return sparse.log_softmax(-1), dense.log_softmax(-1)
 
 
 def _features(pair: Pair, run: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
+    """Each [lanes, B, features]."""
     found: list[Tensor] = []
     relus = [module for module in pair.network.modules() if isinstance(module, nn.ReLU)]
     hooks = [relu.register_forward_hook(lambda _m, _i, out: found.append(out.flatten(1))) for relu in relus]
     try:
-        outputs = run(x).softmax(1)
+        outputs = lane_outputs(run(x), pair.lanes).softmax(-1)
     finally:
         for hook in hooks:
             hook.remove()
-    return [*found, outputs]
+    return [*(lane_outputs(features, pair.lanes) for features in found), outputs]
+
+
+def _mse(sparse: Tensor, dense: Tensor) -> Tensor:
+    """Mean squared difference of standardised rows [lanes, rows, features], a lane each."""
+    return (_standardised(sparse) - _standardised(dense)).square().mean((1, 2))
 
 
 def _standardised(rows: Tensor) -> Tensor:
-    """Each row less its mean over its standard deviation, both over the row; [rows, features]."""
-    variance, mean = torch.var_mean(rows, 1, keepdim=True, correction=0)
+    """Each row less its mean over its standard deviation, both over the row; [lanes, rows, features]."""
+    variance, mean = torch.var_mean(rows, -1, keepdim=True, correction=0)
     # Gradients can be so small that a fixed epsilon would drown them, and a dead layer's variance is 0.
-    return (rows - mean) / (variance + _EPSILON * variance.detach().mean() + torch.finfo(rows.dtype).tiny).sqrt()
+    slight = _EPSILON * variance.detach().mean(1, keepdim=True) + torch.finfo(rows.dtype).tiny
+    return (rows - mean) / (variance + slight).sqrt()
 
 
 def _weight_gradients(pair: Pair, mask: dict[str, Tensor], batch: Batch, *, create_graph: bool) -> list[Tensor]:
+    """dL/dw of each layer, [lanes, weights]; the lanes' losses do not meet, so that their sum gives each its own."""
     x, y = batch
     leaves = {name: weight.detach().requires_grad_() for name, weight in pair.weights.items()}
     masked = {name: mask[name] * leaf for name, leaf in leaves.items()}
-    loss = F.cross_entropy(functional_call(pair.network, masked, (x,)), y)
+    loss = cross_entropies(functional_call(pair.network, masked, (x,)), y, pair.lanes).sum()
     gradients = torch.autograd.grad(loss, list(leaves.values()), create_graph=create_graph)
-    return list(gradients) if create_graph else [g.detach() for g in gradients]
+    return [(g if create_graph else g.detach()).reshape(pair.lanes, -1) for g in gradients]

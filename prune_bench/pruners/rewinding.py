@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 
 from prune_bench.config import Recipe
 from prune_bench.data.protocol import Batch, TrainingData
-from prune_bench.mask import Mask
+from prune_bench.mask import Mask, prunable_weights
 from prune_bench.options import BelowOne, Positive
-from prune_bench.pruners.base import Pruner, Sharing
+from prune_bench.packing import pack
+from prune_bench.pruners.base import Pruner, Sharing, Ticket
 from prune_bench.pruners.registry import pruners
 from prune_bench.ranking import Ranking
 from prune_bench.training.blocks import STEPS_PER_BLOCK
@@ -62,6 +64,11 @@ class LotteryTicketRewinding(Pruner):
         """One level is a training."""
         return float(options.epochs or recipe.epochs)
 
+    @classmethod
+    def step_images(cls, options: Any, recipe: Recipe) -> int | None:
+        """The same level of several seeds can run side by side."""
+        return recipe.batch_size
+
     def work(self, data: TrainingData) -> Iterable[tuple[int, float, bool, Iterator[Batch]]]:
         """Blocks of every level's training: its epoch, its density, whether it ends the level, and its batches."""
         begun = 1.0 if self.start is None else self.start.density
@@ -79,35 +86,39 @@ class LotteryTicketRewinding(Pruner):
 
     def on_train_start(self) -> None:
         """Keeps the rewind state: weights, normalisation, everything the network holds."""
-        self._rewind = copy.deepcopy(self.network.state_dict())
-        full = {name: torch.zeros_like(weight) for name, weight in self._weights().items()}
-        self._ranking = Ranking.from_scores(full) if self.start is None else self.start.ranking.to(self.device)
-        self._mask = Mask.full(self.network) if self.start is None else self.start.mask.to(self.device)
+        self._packed = pack([lane.network for lane in self.lanes]).to(self.device)
+        self._rewind = copy.deepcopy(self._packed.state_dict())
+        self._rankings, self._masks = [], []
+        for lane in self.lanes:
+            full = {name: torch.zeros_like(weight) for name, weight in lane._weights().items()}
+            start = lane.start or Ticket(Ranking.from_scores(full), 1.0)
+            self._rankings.append(start.ranking.to(self.device))
+            self._masks.append(start.mask.to(self.device))
         self._descent: Descent | None = None
 
     def training_step(self, item: tuple[int, float, bool, Iterator[Batch]], index: int) -> None:
         """A block of optimisation steps; at a level's end, prunes to its density and rewinds."""
         epoch, level, ends, block = item
         if self._descent is None:
-            self._descent = Descent(self.network, self._mask, self.recipe)
+            self._descent = Descent(self._packed, Mask.side_by_side(self._masks), self.recipe, lanes=len(self.lanes))
         self._descent.begin_epoch(epoch)
         for x, y in block:
-            self._loss = self._descent.step(x, y)
-            self.forwards, self.backwards = self.forwards + len(y), self.backwards + len(y)
+            self._descent.step(x, y)
+            for lane in self.lanes:
+                lane.forwards, lane.backwards = lane.forwards + y.shape[-1], lane.backwards + y.shape[-1]
         if ends:
             self._prune(level)
 
     def _prune(self, level: float) -> None:
-        magnitudes = {name: weight.detach().abs() for name, weight in self._weights().items()}
-        self._ranking = self._ranking.refine(magnitudes, self._mask.kept)
-        self._mask = self._ranking.mask(level)
-        self.found[level] = self._ranking
-        self.network.load_state_dict(self._rewind)
+        lengths = {name: weight.detach().abs() for name, weight in prunable_weights(self._packed).items()}
+        for i, lane in enumerate(self.lanes):
+            magnitudes = {name: values.chunk(len(self.lanes))[i] for name, values in lengths.items()}
+            self._rankings[i] = lane.found[level] = self._rankings[i].refine(magnitudes, self._masks[i].kept)
+            self._masks[i] = self._rankings[i].mask(level)
+        self._packed.load_state_dict(self._rewind)
         self._descent = None
 
 
 def list_blocks(batches: Iterator[Batch], steps: int) -> list[Iterator[Batch]]:
     """An epoch's batches as blocks that draw from one iterator, to be used in their order."""
-    from itertools import islice
-
     return [islice(batches, STEPS_PER_BLOCK) for _ in range(-(-steps // STEPS_PER_BLOCK))]

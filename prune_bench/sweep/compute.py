@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,55 +19,70 @@ from prune_bench.mask import Mask
 from prune_bench.metrics import mask_metrics
 from prune_bench.models import build_model
 from prune_bench.options import read_options
+from prune_bench.packing import pack, pack_data
 from prune_bench.pruners import pruners
-from prune_bench.pruners.base import Ticket
+from prune_bench.pruners.base import Pruner, Ticket
 from prune_bench.randomness import generator
 from prune_bench.ranking import Ranking
 from prune_bench.sweep.stages import Kind, Stage
 from prune_bench.sweep.store import Artifact
-from prune_bench.training import evaluate, fit, train
+from prune_bench.training import Trained, evaluate_lanes, fit, train_lanes
 from prune_bench.variants import variant_mask
 
 Inputs = dict[str, Artifact]
+How = Callable[[Sequence[Stage], Sequence[Inputs], torch.device], list[Artifact]]
 
 
-def compute(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
-    """Does one stage.
+def compute(stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.device) -> list[Artifact]:
+    """Does one stage, or several alike side by side.
 
     Args:
-        stage: What to do.
-        inputs: The artifacts of ``stage.inputs``, by role.
+        stages: What to do; of one kind.
+        inputs: For each the artifacts of its ``inputs``, by role.
         device: Where.
     """
+    first = stages[0]
     # Layers of a user's own, such as dropout, may draw from the global generators: a stage's draws are its own.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(generator(stage.spec["seed"], "global", stage.kind).initial_seed())
-        return _HOW[stage.kind](stage, inputs, device)
+        torch.manual_seed(generator(first.spec["seed"], "global", first.kind).initial_seed())
+        return _HOW[first.kind](stages, inputs, device)
 
 
-def _state(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
-    spec, data = stage.spec, _data(stage, device)
-    network = _network(stage, data)
-    if spec["epoch"] == 0:
-        return Artifact({"epoch": 0, "seconds": 0.0, "dense_epochs": 0.0}, _arrays(network.state_dict()))
-    _load(network, inputs["init"])
-    recipe, begun = _recipe(spec), time.perf_counter()
-    done = train(network, Mask.full(network), recipe, data, last_epoch=spec["epoch"], device=device)
-    if done.diverged is not None:
-        raise FloatingPointError(f"the dense network diverged in epoch {done.diverged}, before its rewind point")
-    seconds = time.perf_counter() - begun
-    record = {"epoch": spec["epoch"], "seconds": seconds, "dense_epochs": float(spec["epoch"]), "curves": done.curves}
-    return Artifact(record, _arrays(done.network.state_dict()))
+def _state(stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.device) -> list[Artifact]:
+    data, epoch = _data(stages, device), stages[0].spec["epoch"]
+    networks = [_network(stage, own) for stage, own in zip(stages, data)]
+    if epoch == 0:
+        record = {"epoch": 0, "seconds": 0.0, "dense_epochs": 0.0}
+        return [Artifact(record, _arrays(network.state_dict())) for network in networks]
+    for network, own in zip(networks, inputs):
+        _load(network, own["init"])
+    recipe, begun = _recipe(stages[0].spec), time.perf_counter()
+    full = [Mask.full(network) for network in networks]
+    lanes = train_lanes(networks, full, recipe, pack_data(data), last_epoch=epoch, device=device)
+    seconds = (time.perf_counter() - begun) / len(lanes)
+    for lane in lanes:
+        if lane.diverged is not None:
+            raise FloatingPointError(f"the dense network diverged in epoch {lane.diverged}, before its rewind point")
+    record = {"epoch": epoch, "seconds": seconds, "dense_epochs": float(epoch)}
+    return [Artifact({**record, "curves": lane.curves}, _arrays(lane.network.state_dict())) for lane in lanes]
 
 
-def _ranking(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
-    spec, data = stage.spec, _data(stage, device)
-    entry = pruners[spec["method"]]
+def _ranking(stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.device) -> list[Artifact]:
+    data = _data(stages, device)
+    lanes = [_pruner(*own) for own in zip(stages, inputs, data)]
+    begun = time.perf_counter()
+    lanes[0].join(lanes[1:])
+    fit(lanes[0], lanes[0].work(pack_data(data)), epochs=1, device=device)
+    seconds = (time.perf_counter() - begun) / len(lanes)
+    return [_found(lane, own, data[0].samples, seconds) for lane, own in zip(lanes, inputs)]
+
+
+def _pruner(stage: Stage, inputs: Inputs, data: DataSet) -> Pruner:
+    spec, entry = stage.spec, pruners[stage.spec["method"]]
     options: Any = read_options(entry.options, spec["options"], spec["method"])
-    network = _load(_network(stage, data), inputs["state"])
     start = inputs.get("start")
-    pruner = entry.build(
-        network,
+    return entry.build(
+        _load(_network(stage, data), inputs["state"]),
         # A ranking that serves every density is found for any: it is the same for all.
         (spec.get("density", entry.build.only_density or 0.5),),
         options,
@@ -76,14 +91,15 @@ def _ranking(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
         first_epoch=spec.get("epoch", 0),
         start=None if start is None else Ticket(_read_ranking(start), start.record["density"]),
     )
-    begun = time.perf_counter()
-    fit(pruner, pruner.work(data), epochs=1, device=device)
+
+
+def _found(pruner: Pruner, inputs: Inputs, samples: int, seconds: float) -> Artifact:
     ((density, ranking),) = pruner.found.items()
-    before = {} if start is None else start.record
+    before = inputs["start"].record if "start" in inputs else {}
     record = {
         "density": density,
-        "search/seconds": time.perf_counter() - begun + before.get("search/seconds", 0.0),
-        "search/dense_epochs": pruner.dense_epochs(data.samples) + before.get("search/dense_epochs", 0.0),
+        "search/seconds": seconds + before.get("search/seconds", 0.0),
+        "search/dense_epochs": pruner.dense_epochs(samples) + before.get("search/dense_epochs", 0.0),
         "rewind/dense_epochs": inputs["state"].record["dense_epochs"],
         "curves": pruner.curves,
         "summary": pruner.summary,
@@ -92,7 +108,7 @@ def _ranking(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
 
 
 def _ticket(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
-    spec, data = stage.spec, _data(stage, device)
+    spec, (data,) = stage.spec, _data([stage], device)
     network = _load(_network(stage, data), inputs["state"])
     mask = variant_mask(_read_ranking(inputs["ranking"]), spec["density"], spec["variant"], spec["seed"])
     layers = [
@@ -103,20 +119,25 @@ def _ticket(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
     return Artifact(record, _arrays(dict(mask)))
 
 
-def _training(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
-    spec, data = stage.spec, _data(stage, device)
-    network = _load(_network(stage, data), inputs["state"])
-    mask = Mask({name: torch.from_numpy(keep) for name, keep in inputs["ticket"].tensors.items()})
-    recipe, epoch = _recipe(spec), inputs["state"].record["epoch"]
-    begun = time.perf_counter()
-    done = train(network, mask, recipe, data, first_epoch=epoch, device=device)
-    seconds = time.perf_counter() - begun
-    trained = {"train/seconds": seconds, "train/dense_epochs": float(len(done.curves))}
-    if done.diverged is not None:
-        return Artifact({"status": "diverged", "epoch": done.diverged, "metrics": trained, "curves": done.curves})
-    scores = evaluate(done.network.to(device), data.evaluation("test", recipe.eval_batch_size))
-    metrics = trained | {f"test/{name}": value for name, value in scores.items()}
-    return Artifact({"status": "done", "metrics": metrics, "curves": done.curves})
+def _training(stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.device) -> list[Artifact]:
+    data, recipe = _data(stages, device), _recipe(stages[0].spec)
+    networks = [_load(_network(s, d), own["state"]) for s, d, own in zip(stages, data, inputs)]
+    masks = [_read_mask(own["ticket"]) for own in inputs]
+    together, begun = pack_data(data), time.perf_counter()
+    epoch = inputs[0]["state"].record["epoch"]
+    lanes = train_lanes(networks, masks, recipe, together, first_epoch=epoch, device=device)
+    seconds = (time.perf_counter() - begun) / len(lanes)
+    packed = pack([lane.network for lane in lanes])
+    scores = evaluate_lanes(packed, together.evaluation("test", recipe.eval_batch_size), len(lanes))
+    return [_trained(lane, seconds, own) for lane, own in zip(lanes, scores)]
+
+
+def _trained(lane: Trained, seconds: float, scores: dict[str, float]) -> Artifact:
+    metrics = {"train/seconds": seconds, "train/dense_epochs": float(len(lane.curves))}
+    if lane.diverged is not None:
+        return Artifact({"status": "diverged", "epoch": lane.diverged, "metrics": metrics, "curves": lane.curves})
+    metrics |= {f"test/{name}": value for name, value in scores.items()}
+    return Artifact({"status": "done", "metrics": metrics, "curves": lane.curves})
 
 
 def _result(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
@@ -137,17 +158,21 @@ def _result(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
     return Artifact(record)
 
 
-_HOW: dict[Kind, Callable[[Stage, Inputs, torch.device], Artifact]] = {
+def _each(how: Callable[[Stage, Inputs, torch.device], Artifact]) -> How:
+    return lambda stages, inputs, device: [how(stage, own, device) for stage, own in zip(stages, inputs)]
+
+
+_HOW: dict[Kind, How] = {
     "state": _state,
     "ranking": _ranking,
-    "ticket": _ticket,
+    "ticket": _each(_ticket),
     "training": _training,
-    "result": _result,
+    "result": _each(_result),
 }
 
 
-def made_by(device: torch.device) -> dict[str, Any]:
-    """Where a stage was done, for the record: versions, device, peak memory in bytes."""
+def made_by(device: torch.device, lanes: int) -> dict[str, Any]:
+    """Where a stage was done, for the record: versions, device, peak memory in bytes, lanes side by side."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     peak = (
         torch.cuda.max_memory_allocated(device)
@@ -157,15 +182,21 @@ def made_by(device: torch.device) -> dict[str, Any]:
     return {
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),
+        "lanes": lanes,
         "memory/peak_bytes": peak,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
 
 
-def _data(stage: Stage, device: torch.device) -> DataSet:
-    said = stage.spec["data"]
-    return load_data(said["name"], {**said["options"], **stage.where}, stage.spec["seed"]).to(device)
+def _data(stages: Sequence[Stage], device: torch.device) -> list[DataSet]:
+    """Each stage's data; stages of one seed share theirs."""
+    loaded: dict[int, DataSet] = {}
+    for stage in stages:
+        said, seed = stage.spec["data"], stage.spec["seed"]
+        if seed not in loaded:
+            loaded[seed] = load_data(said["name"], {**said["options"], **stage.where}, seed).to(device)
+    return [loaded[stage.spec["seed"]] for stage in stages]
 
 
 def _network(stage: Stage, data: TrainingData) -> nn.Module:
@@ -191,6 +222,10 @@ def _load(network: nn.Module, state: Artifact) -> nn.Module:
 
 def _read_ranking(artifact: Artifact) -> Ranking:
     return Ranking({name: torch.from_numpy(ranks) for name, ranks in artifact.tensors.items()})
+
+
+def _read_mask(artifact: Artifact) -> Mask:
+    return Mask({name: torch.from_numpy(keep) for name, keep in artifact.tensors.items()})
 
 
 def _arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:

@@ -10,11 +10,12 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prune_bench.sweep.executors import Executor, Job, Outcome
+from prune_bench.sweep.executors import Executor, Failure, Job, Outcome
+from prune_bench.sweep.packs import OpenPack, Pack, open_packs
 from prune_bench.sweep.stages import Plan, Stage
 from prune_bench.sweep.store import Store
 
-_LIVES = 3  # times a stage is tried when its worker dies; a stage that raises is not tried again
+_LIVES = 3  # times a job is tried when its worker dies; a stage that raises is not tried again
 
 
 @dataclass
@@ -55,8 +56,8 @@ def missing_stages(plan: Plan, store: Store) -> dict[str, Stage]:
 
 
 def run_plan(
-    plan: Plan,
     todo: dict[str, Stage],
+    packs: list[Pack],
     store: Store,
     executor: Executor,
     *,
@@ -66,100 +67,122 @@ def run_plan(
     """Computes ``todo``.
 
     Args:
-        plan: What it belongs to.
         todo: Stages to compute, each after its inputs.
+        packs: Which of the plan's stages are computed side by side.
         store: Where artifacts go.
         executor: Where stages run.
         threads: CPU threads a slot.
         watch: Told after every change; its second argument is the key of a stage that was just computed, or None.
     """
-    return _Run(todo, store, executor, threads, watch).run()
+    return _Run(todo, open_packs(packs, todo, store), store, executor, threads, watch).run()
 
 
 class _Run:
     def __init__(
-        self, todo: dict[str, Stage], store: Store, executor: Executor, threads: int,
+        self, todo: dict[str, Stage], packs: list[OpenPack], store: Store, executor: Executor, threads: int,
         watch: Callable[[Progress, str | None], None],
     ) -> None:  # fmt: skip
-        self._todo, self._store, self._executor = todo, store, executor
+        self._todo, self._packs, self._store, self._executor = todo, packs, store, executor
         self._threads, self._watch = threads, watch
         self._progress = Progress(len(todo), sum(stage.cost for stage in todo.values()))
-        self._waits = {key: {k for k in stage.inputs.values() if k in todo} for key, stage in todo.items()}
+        self._pack_of = {key: i for i, pack in enumerate(packs) for key in pack.wanted}
+        self._waits = [{k for key in pack.wanted for k in todo[key].inputs.values() if k in todo} for pack in packs]
         self._users: dict[str, list[str]] = {key: [] for key in todo}
-        for key, waits in self._waits.items():
-            for needed in waits:
-                self._users[needed].append(key)
+        for key, stage in todo.items():
+            for needed in dict.fromkeys(stage.inputs.values()):
+                if needed in todo:
+                    self._users[needed].append(key)
         self._path = _remaining_cost(todo, self._users)
-        self._ready = [(-self._path[key], i, key) for i, key in enumerate(todo) if not self._waits[key]]
-        heapq.heapify(self._ready)
-        self._lives: dict[str, int] = {}
+        self._ready: list[tuple[float, int]] = []
+        for pack, waits in enumerate(self._waits):
+            if not waits:
+                self._offer(pack)
+        self._lives = [_LIVES for _ in packs]
 
     def run(self) -> Progress:
         free = list(range(len(self._executor.devices)))
-        running: dict[Future[Outcome], tuple[str, int]] = {}
+        running: dict[Future[Outcome], tuple[int, int]] = {}
         self._watch(self._progress, None)
         while self._ready or running:
             while self._ready and free:
-                _, _, key = heapq.heappop(self._ready)
+                _, pack = heapq.heappop(self._ready)
                 slot = free.pop(0)
-                running[self._start(key, slot)] = (key, slot)
+                running[self._start(pack, slot)] = (pack, slot)
             self._watch(self._progress, None)
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
-                key, slot = running.pop(future)
+                pack, slot = running.pop(future)
                 free.append(slot)
-                self._settle(key, future)
+                self._settle(pack, future)
         return self._progress
 
-    def _start(self, key: str, slot: int) -> Future[Outcome]:
-        stage = self._todo[key]
-        self._progress.running[key] = stage.label
-        device = self._executor.devices[slot]
-        return self._executor.submit(
-            Job(stage=stage, store=self._store.folder, device=device, threads=self._threads), slot
-        )
+    def _offer(self, pack: int) -> None:
+        """Puts a pack in line whose inputs are all there; one whose every lane has failed is not."""
+        if alive := self._alive(pack):
+            heapq.heappush(self._ready, (-sum(self._path[key] for key in alive), pack))
 
-    def _settle(self, key: str, future: Future[Outcome]) -> None:
-        del self._progress.running[key]
+    def _alive(self, pack: int) -> list[str]:
+        return [key for key in self._packs[pack].wanted if key not in self._progress.failed]
+
+    def _start(self, pack: int, slot: int) -> Future[Outcome]:
+        alive, keys = self._alive(pack), self._packs[pack].keys
+        self._progress.running |= {key: self._todo[key].label for key in alive}
+        lanes = tuple(self._todo[key] if key in alive else None for key in keys)
+        device = self._executor.devices[slot]
+        job = Job(lanes=lanes, pack=keys, store=self._store.folder, device=device, threads=self._threads)
+        return self._executor.submit(job, slot)
+
+    def _settle(self, pack: int, future: Future[Outcome]) -> None:
+        alive = self._alive(pack)
+        for key in alive:
+            del self._progress.running[key]
         try:
-            outcome = future.result()
+            failed = future.result().failed
         except BrokenExecutor:
-            self._lives[key] = self._lives.get(key, 0) + 1
-            if self._lives[key] < _LIVES:
-                heapq.heappush(self._ready, (-self._path[key], len(self._lives), key))
+            self._lives[pack] -= 1
+            if self._lives[pack]:
+                self._offer(pack)
                 return
-            outcome = Outcome(
-                seconds=0.0, reason=f"its worker process died {_LIVES} times (out of memory, or killed)"
+            failed = dict.fromkeys(
+                alive, Failure(f"its worker process died {_LIVES} times (out of memory, or killed)")
             )
-        if outcome.reason:
-            self._fail(key, outcome)
-        else:
-            self._succeed(key)
+        for key in alive:
+            if key in failed:
+                self._fail(key, failed[key])
+            else:
+                self._succeed(key)
 
     def _succeed(self, key: str) -> None:
         self._progress.done.append(key)
         self._progress.cost_done += self._todo[key].cost
         failure_file(self._store, key).unlink(missing_ok=True)
-        for user in self._users[key]:
-            self._waits[user].discard(key)
-            if not self._waits[user] and user not in self._progress.failed:
-                heapq.heappush(self._ready, (-self._path[user], len(self._progress.done), user))
+        self._release(key)
         self._watch(self._progress, key)
 
-    def _fail(self, key: str, outcome: Outcome) -> None:
+    def _fail(self, key: str, failure: Failure) -> None:
         file = failure_file(self._store, key)
         file.parent.mkdir(parents=True, exist_ok=True)
         label = self._todo[key].label
-        file.write_text(json.dumps({"stage": label, "reason": outcome.reason, "trace": outcome.trace}, indent=1))
-        self._progress.failed[key] = outcome.reason
-        stack = list(self._users[key])
+        file.write_text(json.dumps({"stage": label, "reason": failure.reason, "trace": failure.trace}, indent=1))
+        self._progress.failed[key] = failure.reason
+        lost, stack = [key], list(self._users[key])
         while stack:
             user = stack.pop()
-            self._progress.failed.setdefault(
-                user, f"needs {self._todo[key].kind} {label!r}, which failed: {outcome.reason}"
-            )
-            stack.extend(self._users[user])
+            if user not in self._progress.failed:
+                words = f"needs {self._todo[key].kind} {label!r}, which failed: {failure.reason}"
+                self._progress.failed[user] = words
+                lost.append(user)
+                stack.extend(self._users[user])
+        for gone in lost:
+            self._release(gone)
         self._watch(self._progress, None)
+
+    def _release(self, key: str) -> None:
+        """Tells the packs that wait for a stage that it is settled, for better or worse."""
+        for pack in {self._pack_of[user] for user in self._users[key]}:
+            self._waits[pack].discard(key)
+            if not self._waits[pack]:
+                self._offer(pack)
 
 
 def failure_file(store: Store, key: str) -> Path:

@@ -35,6 +35,8 @@ class Stage:
         inputs: The keys of the artifacts it reads, by role.
         cost: What it is expected to cost, in dense epochs; for the order and the progress display only.
         where: Options of the data set that say where and how it is read; in no key.
+        alike: Stages of the same word can be computed side by side; empty for those that stand alone. In no key.
+        step_images: Images of one of its optimisation steps, for those that can.
     """
 
     kind: Kind
@@ -43,6 +45,8 @@ class Stage:
     inputs: dict[str, str] = field(default_factory=dict)
     cost: float = 0.0
     where: dict[str, Any] = field(default_factory=dict)
+    alike: str = ""
+    step_images: int = 0
 
     @cached_property
     def key(self) -> str:
@@ -86,8 +90,8 @@ class _Planner:
         self._model = read_choice(models, experiment.model, "model")
         self._data_choice = read_choice(datasets, experiment.data, "data")
         recipe = asdict(experiment.train)
-        # Where a state lies is in its own spec; a ticket at init must not hang on it.
-        del recipe["rewind_epoch"]
+        # Where a state lies is in its own spec; a ticket at init must not hang on it. Nor on who is its neighbour.
+        del recipe["rewind_epoch"], recipe["pack"]
         self._recipe = recipe
         self.stages: dict[str, Stage] = {}
 
@@ -103,6 +107,7 @@ class _Planner:
         training = self._make(
             "training", str(cell), {"recipe": self._recipe}, cell.seed, inputs={"ticket": ticket, "state": start},
             cost=float(self._experiment.train.epochs - self._epoch(cell)),
+            alike=f"{cell.method} at {cell.prune_at}", step_images=self._experiment.train.batch_size,
         )  # fmt: skip
         labels = {"cell": asdict(cell), "method": method.name, "options": asdict(method.options)}
         return self._make(
@@ -123,7 +128,10 @@ class _Planner:
         spec["recipe"] = self._recipe
         inputs = {"init": self._state(seed, 0, purpose)}
         label = f"dense training to epoch {epoch}, seed {seed}"
-        return self._make("state", label, spec, seed, inputs=inputs, cost=float(epoch))
+        return self._make(
+            "state", label, spec, seed, inputs=inputs, cost=float(epoch),
+            alike=f"{purpose} to {epoch}", step_images=self._experiment.train.batch_size,
+        )  # fmt: skip
 
     def _ranking(self, cell: Cell, method: Method, density: float, state: str) -> str:
         sharing = method.pruner.sharing(method.options)
@@ -133,22 +141,28 @@ class _Planner:
         label = f"{method.label} search, seed {cell.seed}"
         if sharing == "densities":
             return self._make("ranking", label, spec, cell.seed, inputs={"state": state})
-        inputs, levels = {"state": state}, method.pruner.levels(method.options, density)
-        cost = method.pruner.length(method.options, self._experiment.train, self._data[cell.seed].samples)
-        for level in levels if sharing == "chain" else (density,):
+        train, inputs = self._experiment.train, {"state": state}
+        cost = method.pruner.length(method.options, train, self._data[cell.seed].samples)
+        step_images = method.pruner.step_images(method.options, train)
+        for level in method.pruner.levels(method.options, density) if sharing == "chain" else (density,):
             label = f"{method.label} search to {level:.4g}, seed {cell.seed}"
-            key = self._make("ranking", label, {**spec, "density": level}, cell.seed, inputs=inputs, cost=cost)
+            alike = f"{method.label} at {cell.prune_at}" + (f" to {level}" if sharing == "chain" else "")
+            key = self._make(
+                "ranking", label, {**spec, "density": level}, cell.seed, inputs=inputs, cost=cost,
+                # At density 1 there is nothing to search for.
+                alike=alike if step_images and level < 1 else "", step_images=step_images or 0,
+            )  # fmt: skip
             inputs = {"state": state, "start": key}
         return key
 
     def _make(
         self, kind: Kind, label: str, spec: dict[str, Any], seed: int, *, inputs: dict[str, str] | None = None,
-        cost: float = 0.0,
+        cost: float = 0.0, alike: str = "", step_images: int = 0,
     ) -> str:  # fmt: skip
         options = dict(self._data_choice["options"])
         # Where data lies and who loads it changes no result.
         where = {name: options.pop(name) for name in ("root", "workers") if name in options}
         data = {"name": self._data_choice["name"], "options": options, "fingerprint": self._data[seed].fingerprint}
         full = spec | {"seed": seed, "model": self._model, "data": data}
-        stage = Stage(kind, label, full, inputs or {}, cost, where)
+        stage = Stage(kind, label, full, inputs or {}, cost, where, alike, step_images)
         return self.stages.setdefault(stage.key, stage).key

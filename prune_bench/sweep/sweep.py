@@ -14,10 +14,12 @@ from rich.console import Console
 
 from prune_bench.config import Experiment, save_experiment
 from prune_bench.data import load_data
+from prune_bench.data.protocol import DataSet
 from prune_bench.report.results import load_results, read_records
 from prune_bench.report.table import rich_table
 from prune_bench.sweep.cells import check
 from prune_bench.sweep.executors import find_devices, make_executor
+from prune_bench.sweep.packs import make_packs, pack_sizes
 from prune_bench.sweep.progress import Display
 from prune_bench.sweep.runner import Progress, failure_file, missing_stages, run_plan
 from prune_bench.sweep.stages import Plan, Stage, make_plan
@@ -79,6 +81,11 @@ def run_sweep(experiment: Experiment, console: Console, *, dry_run: bool = False
     return _say_results(folder, plan, failed, store, mirror, console)
 
 
+def sample_data(experiment: Experiment) -> DataSet:
+    """The experiment's data set as its first seed sees it: all seeds' are alike in shape and size."""
+    return load_data(experiment.data.name, experiment.data.options, experiment.seeds[0])
+
+
 def cell_runs(folder: Path) -> list[CellRun]:
     """Every finished cell of a run as W&B is told of it."""
     name = folder.name
@@ -91,6 +98,7 @@ def _run(
 ) -> Progress:  # fmt: skip
     cells = {key: cell for cell, key in plan.cells.items()}
     executor = make_executor(experiment, devices)
+    packs = make_packs(plan, pack_sizes(experiment, sample_data(experiment), devices[0].partition(":")[0]))
     with Display(console, len([key for key in cells if key in todo])) as display:
 
         def watch(progress: Progress, finished: str | None) -> None:
@@ -101,7 +109,7 @@ def _run(
                 display.show(progress)
 
         try:
-            return run_plan(plan, todo, store, executor, threads=experiment.devices.threads, watch=watch)
+            return run_plan(todo, packs, store, executor, threads=experiment.devices.threads, watch=watch)
         finally:
             executor.close()
 

@@ -1,4 +1,4 @@
-"""One step of SGD under a mask: what training a ticket and every level of LTR have in common."""
+"""One step of SGD under a mask: what training tickets and every level of LTR have in common."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from prune_bench.config import Recipe
 from prune_bench.mask import Mask, prunable_weights
+from prune_bench.packing import lane_outputs
 
 
 class Descent:
@@ -17,16 +18,17 @@ class Descent:
     and weight decay of a pruned weight then have nothing to start from.
 
     Args:
-        network: Trained in place; already on its device.
-        mask: Which of its weights live.
+        network: Trained in place; already on its device; of several lanes if it is packed.
+        mask: Which of its weights live; of several lanes one after the other, as the weights are.
         recipe: Rate, momentum, decay, milestones and clipping (2512.07142, appendix).
+        lanes: Networks that stand side by side in ``network``.
     """
 
-    def __init__(self, network: nn.Module, mask: Mask, recipe: Recipe) -> None:
+    def __init__(self, network: nn.Module, mask: Mask, recipe: Recipe, *, lanes: int = 1) -> None:
         # Convolutions of few channels are 10 to 30 % faster so, on the CPU too; values do not change.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         mask.apply_(network)
-        self.network, self.recipe = network, recipe
+        self.network, self.recipe, self.lanes = network, recipe, lanes
         self._parameters = [p for p in network.parameters() if p.requires_grad]
         weights = prunable_weights(network)
         self._keep = [(weights[name], keep.to(weights[name])) for name, keep in mask.items() if not keep.all()]
@@ -45,22 +47,43 @@ class Descent:
             group["lr"] = self.recipe.lr * self.recipe.lr_decay**passed
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
-        """One step on a batch.
+        """One step on a batch of every lane.
 
         Args:
-            x: Inputs, [B, ...].
-            y: Class indices, int64 [B].
+            x: Inputs, [B, lanes x C, ...].
+            y: Class indices, int64 [lanes, B], or [B] of a single one.
 
         Returns:
-            The batch's cross-entropy before the step, a scalar left on the device.
+            Each lane's cross-entropy before the step, [lanes], left on the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(self.network(x), y)
-        loss.backward()
+        losses = cross_entropies(self.network(x), y, self.lanes)
+        losses.sum().backward()
         alive = [(w.grad, keep) for w, keep in self._keep if w.grad is not None]
         if alive:
             torch._foreach_mul_([grad for grad, _ in alive], [keep for _, keep in alive])
         if self.recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip_norm)
+            gradients = [p.grad for p in self._parameters if p.grad is not None]
+            clip_lanes_(gradients, self.lanes, self.recipe.clip_norm)
         self.optimizer.step()
-        return loss.detach()
+        return losses.detach()
+
+
+def cross_entropies(outputs: Tensor, y: Tensor, lanes: int) -> Tensor:
+    """Mean cross-entropy of each lane, [lanes], of logits [B, lanes x classes] and labels [lanes, B] or [B]."""
+    logits = lane_outputs(outputs, lanes)
+    return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(lanes, -1).mean(1)
+
+
+def clip_lanes_(gradients: list[Tensor], lanes: int, limit: float) -> None:
+    """Shortens each lane's whole gradient to ``limit`` if it is longer, in place, as ``clip_grad_norm_`` does.
+
+    Args:
+        gradients: [lanes x ..., ...] each.
+        lanes: How many there are side by side.
+        limit: Largest Euclidean norm of a lane's gradients together.
+    """
+    pieces = [piece for gradient in gradients for piece in gradient.chunk(lanes)]
+    norms = torch.stack(list(torch._foreach_norm(pieces))).view(-1, lanes).norm(dim=0)
+    factors = (limit / (norms + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(pieces, list(factors.unbind()) * len(gradients))

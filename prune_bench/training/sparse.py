@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
@@ -16,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from prune_bench.config import Recipe
 from prune_bench.data.protocol import Batch, DataSet, EvaluationData
 from prune_bench.mask import Mask
+from prune_bench.packing import PackedData, lane_outputs, pack, unpack_
 from prune_bench.training.blocks import Epochs
 from prune_bench.training.descent import Descent
 from prune_bench.training.trainer import fit
@@ -40,51 +42,60 @@ class SparseTraining(LightningModule):
     """SGD under a mask as a LightningModule: a training step is a block of optimisation steps.
 
     Args:
-        network: Copied; the copy is trained.
-        mask: Which weights live.
-        recipe: How it is trained.
-        data: Evaluated on its validation split after every epoch, if it has one.
+        networks: Lanes to train side by side; they stay as they are, copies are trained.
+        masks: Which weights of each live.
+        recipe: How they are trained.
+        data: The lanes' together; its validation split, if it has one, is evaluated after every epoch.
         first_epoch: The epoch of the whole recipe at which this training starts (a rewound network's is not 0).
     """
 
     def __init__(
-        self, network: nn.Module, mask: Mask, recipe: Recipe, data: EvaluationData, *, first_epoch: int = 0
+        self,
+        networks: Sequence[nn.Module],
+        masks: Sequence[Mask],
+        recipe: Recipe,
+        data: EvaluationData,
+        *,
+        first_epoch: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.network = copy.deepcopy(network)
-        self.mask, self.recipe, self.data, self.first_epoch = mask, recipe, data, first_epoch
-        self.curves: list[dict[str, float]] = []
-        self.diverged: int | None = None
+        self.network = pack([copy.deepcopy(network) for network in networks])
+        self.mask, self.lanes = Mask.side_by_side(masks), len(networks)
+        self.recipe, self.data, self.first_epoch = recipe, data, first_epoch
+        self.curves: list[list[dict[str, float]]] = [[] for _ in networks]
+        self.diverged: list[int | None] = [None for _ in networks]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser, made here because only now the network is on its device."""
-        self._descent = Descent(self.network, self.mask, self.recipe)
+        self._descent = Descent(self.network, self.mask, self.recipe, lanes=self.lanes)
         return self._descent.optimizer
 
     def on_train_epoch_start(self) -> None:
         """Sets the epoch's learning rate."""
         self._descent.begin_epoch(self._epoch)
-        self._loss = torch.zeros((), device=self.device)
+        self._losses = torch.zeros(self.lanes, device=self.device)
         self._steps = 0
 
     def training_step(self, block: Iterator[Batch], index: int) -> None:
         """A block of optimisation steps."""
         for x, y in block:
-            self._loss += self._descent.step(x, y)
+            self._losses += self._descent.step(x, y)
             self._steps += 1
 
     def on_train_epoch_end(self) -> None:
-        """Notes the epoch, and stops the training if its loss was not finite."""
-        loss = float(self._loss) / max(self._steps, 1)
-        self.curves.append({"epoch": self._epoch, "train/loss": loss})
-        if not torch.isfinite(torch.tensor(loss)):
-            self.diverged = self._epoch
-            self.trainer.should_stop = True
-            return
+        """Notes each lane's epoch; a lane whose loss is not finite has ended, and with the last the training."""
+        losses = (self._losses / max(self._steps, 1)).tolist()
         batches = self.data.evaluation("validation", self.recipe.eval_batch_size)
-        if scores := evaluate(self.network, batches):
-            self.curves[-1] |= {f"validation/{name}": value for name, value in scores.items()}
+        scores = evaluate_lanes(self.network, batches, self.lanes) or [{} for _ in losses]
+        for lane, loss in enumerate(losses):
+            if self.diverged[lane] is not None:
+                continue
+            validation = {f"validation/{name}": value for name, value in scores[lane].items()}
+            if not math.isfinite(loss):
+                self.diverged[lane], validation = self._epoch, {}
+            self.curves[lane].append({"epoch": self._epoch, "train/loss": loss, **validation})
+        self.trainer.should_stop = None not in self.diverged
 
     @property
     def _epoch(self) -> int:
@@ -101,40 +112,77 @@ def train(
     last_epoch: int | None = None,
     device: torch.device,
 ) -> Trained:
-    """Trains a copy of ``network`` under ``mask`` from ``first_epoch`` up to, not including, ``last_epoch``.
+    """Trains a copy of ``network`` under ``mask``; see :func:`train_lanes`, of which this is the case of one."""
+    (trained,) = train_lanes(
+        [network], [mask], recipe, data, first_epoch=first_epoch, last_epoch=last_epoch, device=device
+    )
+    return trained
+
+
+def train_lanes(
+    networks: Sequence[nn.Module],
+    masks: Sequence[Mask],
+    recipe: Recipe,
+    data: DataSet | PackedData,
+    *,
+    first_epoch: int = 0,
+    last_epoch: int | None = None,
+    device: torch.device,
+) -> list[Trained]:
+    """Trains copies of the networks side by side from ``first_epoch`` up to, not including, ``last_epoch``.
 
     Args:
-        network: Left as it is.
-        mask: Which weights live.
-        recipe: How it is trained.
-        data: Where batches come from, already on ``device``.
+        networks: Of one architecture; left as they are.
+        masks: Which weights of each live.
+        recipe: How all are trained.
+        data: Theirs side by side, already on ``device``.
         first_epoch: Epoch of the recipe to start at.
         last_epoch: Epoch of the recipe to stop before; the recipe's end if None.
         device: Where it runs.
+
+    Raises:
+        TypeError: There are several networks, and they cannot be packed.
     """
-    module = SparseTraining(network, mask, recipe, data, first_epoch=first_epoch)
+    module = SparseTraining(networks, masks, recipe, data, first_epoch=first_epoch)
     epochs = (recipe.epochs if last_epoch is None else last_epoch) - first_epoch
     fit(module, Epochs(data, recipe.batch_size, first=first_epoch), epochs=epochs, device=device)
-    return Trained(network=module.network, curves=module.curves, diverged=module.diverged)
+    trained = [copy.deepcopy(network).to(device) for network in networks]
+    unpack_(module.network, trained)
+    return [
+        Trained(network=network, curves=curves, diverged=diverged)
+        for network, curves, diverged in zip(trained, module.curves, module.diverged)
+    ]
 
 
-@torch.no_grad()
 def evaluate(network: nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
     """Accuracy (fraction) and mean cross-entropy over fixed batches, in eval mode; empty if there are no batches.
 
     Without running statistics the figures depend on the batches, so these must be the same for every cell.
     """
+    scores = evaluate_lanes(network, batches, 1)
+    return scores[0] if scores else {}
+
+
+@torch.no_grad()
+def evaluate_lanes(network: nn.Module, batches: Iterator[Batch], lanes: int) -> list[dict[str, float]]:
+    """:func:`evaluate` of every lane of a packed network.
+
+    Args:
+        network: ``lanes`` networks side by side.
+        batches: Images [B, lanes x C, ...] and labels [lanes, B].
+        lanes: How many.
+    """
     was_training = network.training
     network.eval()
-    accuracy, loss = None, MeanMetric()
+    accuracies: list[MulticlassAccuracy] = []
+    losses = [MeanMetric() for _ in range(lanes)]
     for x, y in batches:
-        logits: Tensor = network(x)
-        if accuracy is None:
-            accuracy = MulticlassAccuracy(logits.shape[1], average="micro").to(x.device)
-            loss = loss.to(x.device)
-        accuracy.update(logits.argmax(1), y)
-        loss.update(F.cross_entropy(logits, y), weight=len(y))
+        logits = lane_outputs(network(x), lanes)
+        if not accuracies:
+            accuracies = [MulticlassAccuracy(logits.shape[-1], average="micro").to(x.device) for _ in range(lanes)]
+            losses = [loss.to(x.device) for loss in losses]
+        for lane, labels in enumerate(y.view(lanes, -1)):
+            accuracies[lane].update(logits[lane].argmax(1), labels)
+            losses[lane].update(F.cross_entropy(logits[lane], labels), weight=len(labels))
     network.train(was_training)
-    if accuracy is None:
-        return {}
-    return {"accuracy": float(accuracy.compute()), "loss": float(loss.compute())}
+    return [{"accuracy": float(a.compute()), "loss": float(loss.compute())} for a, loss in zip(accuracies, losses)]

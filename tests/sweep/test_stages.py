@@ -70,6 +70,7 @@ def test_every_stage_stands_after_its_inputs():
         "wandb.project=other",
         "name=y",
         "train.rewind_epoch=3",
+        "train.pack=1",
     ],
 )
 def test_what_changes_no_outcome_changes_no_key(word):

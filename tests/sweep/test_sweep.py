@@ -95,13 +95,13 @@ def test_an_interrupt_in_any_stage_and_a_rerun_give_the_undisturbed_result(
 ):
     real, seen = compute._HOW[kind], []
 
-    def interrupted(stage, inputs, device):
-        seen.append(stage.key)
+    def interrupted(stages, inputs, device):
+        seen.append(stages)
         if len(seen) == 2 or (len(seen) == 1 and kind == "state" and moment == "begins"):
             if moment == "has begun":
-                real(stage, inputs, device)
+                real(stages, inputs, device)
             raise KeyboardInterrupt
-        return real(stage, inputs, device)
+        return real(stages, inputs, device)
 
     monkeypatch.setitem(compute._HOW, kind, interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -118,10 +118,10 @@ def test_an_interrupt_in_any_stage_and_a_rerun_give_the_undisturbed_result(
 def test_a_failing_stage_costs_only_the_cells_that_need_it(tmp_path, monkeypatch):
     real = compute._HOW["ranking"]
 
-    def failing(stage, inputs, device):
-        if stage.spec["method"] == "snip":
+    def failing(stages, inputs, device):
+        if stages[0].spec["method"] == "snip":
             raise RuntimeError("no such luck")
-        return real(stage, inputs, device)
+        return real(stages, inputs, device)
 
     monkeypatch.setitem(compute._HOW, "ranking", failing)
     code, words = run(tmp_path, "prune_at=[init]")
@@ -170,7 +170,8 @@ def test_a_worker_that_is_killed_is_replaced_and_its_stage_tried_again(tmp_path)
             os.kill(killed[0], signal.SIGKILL)
 
     try:
-        progress = run_plan(plan, missing_stages(plan, store), store, executor, threads=1, watch=kill_once)
+        todo = missing_stages(plan, store)
+        progress = run_plan(todo, [(key,) for key in todo], store, executor, threads=1, watch=kill_once)
     finally:
         executor.close()
     assert len(killed) == 1

@@ -6,11 +6,11 @@ import os
 
 from prune_bench.config import Experiment
 from prune_bench.errors import ConfigError
-from prune_bench.sweep.executors.base import Executor, Job, Outcome
+from prune_bench.sweep.executors.base import Executor, Failure, Job, Outcome
 from prune_bench.sweep.executors.inline import InlineExecutor
 from prune_bench.sweep.executors.processes import ProcessExecutor
 
-__all__ = ["Executor", "Job", "Outcome", "find_devices", "make_executor"]
+__all__ = ["Executor", "Failure", "Job", "Outcome", "find_devices", "make_executor"]
 
 
 def find_devices(experiment: Experiment) -> list[str]:

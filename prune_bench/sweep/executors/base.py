@@ -1,4 +1,4 @@
-"""What the runner asks of an executor: take a stage when a slot is free, and say what became of it.
+"""What the runner asks of an executor: take a job when a slot is free, and say what became of it.
 
 Artifacts move through the store; what comes back is only word of the outcome.
 """
@@ -8,43 +8,52 @@ from __future__ import annotations
 import time
 import traceback
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from prune_bench.sweep.stages import Stage
+from prune_bench.sweep.store import Artifact, Store
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A stage and where it is done.
+    """A stage, or a pack of stages, and where it is done.
 
     Attributes:
-        stage: What to do.
+        lanes: What to do, side by side; None for a lane of the pack that is not wanted now.
+        pack: The keys of all lanes.
         store: The store's folder.
         device: As torch names it.
         threads: CPU threads.
     """
 
-    stage: Stage
+    lanes: tuple[Stage | None, ...]
+    pack: tuple[str, ...]
     store: Path
     device: str
     threads: int
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a stage failed, and the traceback."""
+
+    reason: str
+    trace: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a stage.
+    """What became of a job.
 
     Attributes:
         seconds: How long it took.
-        reason: Why it failed; empty if it did not.
-        trace: The traceback of the failure.
+        failed: Stages that failed, by key; the others' artifacts are in the store.
     """
 
     seconds: float
-    reason: str = ""
-    trace: str = ""
+    failed: dict[str, Failure] = field(default_factory=dict)
 
 
 class Executor(Protocol):
@@ -64,31 +73,56 @@ class Executor(Protocol):
 
 
 def run_job(job: Job) -> Outcome:
-    """Does a job in this process: reads the stage's inputs from the store, computes, writes its artifact."""
+    """Does a job in this process: reads the stages' inputs from the store, computes, writes their artifacts."""
     # Imported here because a driver that only watches workers needs no torch of its own.
     import torch
 
-    from prune_bench.sweep.compute import compute, made_by
-    from prune_bench.sweep.store import Artifact, Store
-
     torch.set_num_threads(job.threads)
-    store, device, begun = Store(job.store), torch.device(job.device), time.perf_counter()
+    device, begun = torch.device(job.device), time.perf_counter()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    wanted = [stage for stage in job.lanes if stage is not None]
+    failed: dict[str, Failure] = {}
+    if (failure := _try(job, job.lanes)) and len(wanted) == 1:
+        failed[wanted[0].key] = failure
+    elif failure:
+        # One lane's fault must cost the others nothing: each is done without them, in its own place of the pack.
+        for stage in wanted:
+            if failure := _try(job, tuple(lane if lane is stage else None for lane in job.lanes)):
+                failed[stage.key] = failure
+    return Outcome(seconds=time.perf_counter() - begun, failed=failed)
+
+
+def _try(job: Job, lanes: tuple[Stage | None, ...]) -> Failure | None:
     try:
-        inputs = {role: store.read(key) for role, key in job.stage.inputs.items()}
-        present = {role: artifact for role, artifact in inputs.items() if artifact is not None}
-        if missing := sorted(set(inputs) - set(present)):
-            raise FileNotFoundError(f"its inputs are gone from the store: {', '.join(missing)}; run the sweep again")
-        artifact = compute(job.stage, present, device)
-        store.write(job.stage.key, Artifact({**artifact.record, "made_by": _made(artifact.record, made_by(device))},
-                                            artifact.tensors))  # fmt: skip
+        _do(job, lanes)
     except Exception as error:  # a fault in one stage must cost no other: it becomes data
-        seconds = time.perf_counter() - begun
-        return Outcome(seconds=seconds, reason=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
-    return Outcome(seconds=time.perf_counter() - begun)
+        return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+    return None
 
 
-def _made(record: dict[str, object], here: dict[str, object]) -> object:
-    # A result is made by whoever trained it, not by whoever put its row together.
-    return record.get("made_by", here)
+def _do(job: Job, lanes: tuple[Stage | None, ...]) -> None:
+    import torch
+
+    from prune_bench.sweep.compute import compute, made_by
+
+    store, device = Store(job.store), torch.device(job.device)
+    wanted = next(stage for stage in lanes if stage is not None)
+    # A lane that is not wanted is filled with one that is: the shapes, and with them the bits, stay the pack's.
+    stages = [wanted if lane is None else lane for lane in lanes]
+    inputs = {stage.key: _read_inputs(stage, store) for stage in stages}
+    artifacts = compute(stages, [inputs[stage.key] for stage in stages], device)
+    for lane, artifact in zip(lanes, artifacts):
+        if lane is not None:
+            record = {"made_by": made_by(device, len(lanes)), **artifact.record}
+            if len(lanes) > 1:
+                record["packed"] = list(job.pack)
+            store.write(lane.key, Artifact(record, artifact.tensors))
+
+
+def _read_inputs(stage: Stage, store: Store) -> dict[str, Artifact]:
+    inputs = {role: store.read(key) for role, key in stage.inputs.items()}
+    present = {role: artifact for role, artifact in inputs.items() if artifact is not None}
+    if missing := sorted(set(inputs) - set(present)):
+        raise FileNotFoundError(f"its inputs are gone from the store: {', '.join(missing)}; run the sweep again")
+    return present

@@ -1,0 +1,111 @@
+"""Packs: which stages are computed side by side, decided by what the plan holds and by nothing else.
+
+Neighbours change the order of floating-point sums at most, but that can change a bit. So a pack never depends on
+timing, and one that was begun is done again with the lanes it had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+from prune_bench.config import Experiment
+from prune_bench.data.protocol import DataSet
+from prune_bench.errors import ConfigError
+from prune_bench.models import build_model
+from prune_bench.packing import can_pack
+from prune_bench.randomness import generator
+from prune_bench.sweep.stages import Plan, Stage
+from prune_bench.sweep.store import Store
+
+Pack = tuple[str, ...]
+"""Keys of stages, a lane each, in their order."""
+
+_MOST = 8
+_PIXELS = 2**16  # of a pack's step: beyond that a CPU gains nothing more (benchmarks/README.md)
+
+
+def pack_sizes(experiment: Experiment, data: DataSet, device: str) -> Callable[[Stage], int]:
+    """How many lanes a stage's pack may have.
+
+    Args:
+        experiment: ``train.pack`` is a number or ``auto``.
+        data: Tells the networks' input.
+        device: What the cells run on; ``auto`` packs on the CPU only, where it has been measured.
+
+    Raises:
+        ConfigError: Packing is asked for, and the network cannot be packed.
+    """
+    wanted, model = experiment.train.pack, experiment.model
+    if wanted == 1 or (wanted == "auto" and device != "cpu"):
+        return lambda stage: 1
+    channels, height, width = data.input_shape
+    network = build_model(
+        model.name, model.options, in_channels=channels, image_size=width, num_classes=data.num_classes,
+        generator=generator(0, "can_pack"),
+    )  # fmt: skip
+    if not can_pack(network, data.input_shape):
+        if wanted == "auto":
+            return lambda stage: 1
+        raise ConfigError(
+            "train.pack", wanted, f"is not possible: {model.name} has layers that cannot go side by side"
+        )
+    if wanted != "auto":
+        return lambda stage: wanted
+    return lambda stage: max(1, min(_MOST, _PIXELS // (stage.step_images * height * width)))
+
+
+def make_packs(plan: Plan, size: Callable[[Stage], int]) -> list[Pack]:
+    """Every stage in one pack, alone or with others like it, as evenly as can be.
+
+    Args:
+        plan: What is to be done.
+        size: The most lanes of a stage's pack.
+    """
+    packs: list[Pack] = []
+    order = sorted(plan.stages.items(), key=lambda item: (item[1].kind, item[1].alike))
+    for (_, alike), group in groupby(order, key=lambda item: (item[1].kind, item[1].alike)):
+        keys = [key for key, _ in group]
+        most = size(plan.stages[keys[0]]) if alike else 1
+        count = -(-len(keys) // most)
+        bounds = [len(keys) * i // count for i in range(count + 1)]
+        packs += [tuple(keys[a:b]) for a, b in pairwise(bounds)]
+    return packs
+
+
+@dataclass(frozen=True)
+class OpenPack:
+    """A pack that is to be run.
+
+    Attributes:
+        keys: All its lanes.
+        wanted: The lanes whose outcome is wanted.
+    """
+
+    keys: Pack
+    wanted: Pack
+
+
+def open_packs(packs: list[Pack], todo: Mapping[str, Stage], store: Store) -> list[OpenPack]:
+    """The packs that are to be run; each key of ``todo`` is wanted of exactly one.
+
+    A pack of which some lanes were finished before a sweep was cut off is run with all its lanes again, so that the
+    rest come out as they would have. Lanes that another sweep finished in other company are left out.
+    """
+    found: list[OpenPack] = []
+    left = dict.fromkeys(todo)
+    for pack in packs:
+        for key in pack if any(k in todo for k in pack) else ():
+            begun = _company(key, store) if key not in todo else ()
+            if wanted := tuple(k for k in begun if k in left):
+                found.append(OpenPack(begun, wanted))
+                left = {k: None for k in left if k not in wanted}
+    rest = [tuple(key for key in pack if key in left) for pack in packs]
+    return found + [OpenPack(keys, keys) for keys in rest if keys]
+
+
+def _company(key: str, store: Store) -> Pack:
+    """The lanes a finished stage was computed with; empty if it was alone."""
+    artifact = store.read(key)
+    return () if artifact is None else tuple(artifact.record.get("packed", ()))
