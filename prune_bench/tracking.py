@@ -235,13 +235,13 @@ def _write(run: dict[str, Any], args: argparse.Namespace, folder: Path) -> None:
         out.define_metric("epoch")
         for family in ("train/*", "validation/*"):
             out.define_metric(family, step_metric="epoch")
-        for row in run["curves"]:
-            out.log(row)
+        # Steps are said: a run that was told in part takes no row twice.
+        for step, row in enumerate(run["curves"]):
+            out.log(row, step=step)
         if run["layers"]:
             columns = list(run["layers"][0])
-            out.log(
-                {"layers": wandb.Table(columns=columns, data=[[row[c] for c in columns] for row in run["layers"]])}
-            )
+            table = wandb.Table(columns=columns, data=[[row[c] for c in columns] for row in run["layers"]])
+            out.log({"layers": table}, step=len(run["curves"]))
         out.summary.update({name: value for name, value in run["summary"].items() if _is_told(value)})
 
 
