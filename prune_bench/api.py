@@ -64,13 +64,20 @@ def find_mask(
         raise ConfigError("density", density, f"is not possible: {method} knows only", allowed=[only])
     home = next(iter(prunable_weights(network).values())).device
     place = home if device is None else torch.device(device)
-    with _own_randomness(seed, place):
+    with _own_randomness(seed, place), _own_modes(place):
         pruner = entry.build(network, (float(density),), chosen, recipe=recipe, seed=seed)
         batches = as_training_data(data, pruner.network, place)
         fit(pruner, pruner.work(batches), epochs=1, device=place)
     mask = pruner.tickets()[float(density)].to(home)
     assert mask.kept == kept_count(density, mask.total)
     return mask
+
+
+@contextmanager
+def _own_modes(device: torch.device) -> Iterator[None]:
+    """The caller's autocast, ``no_grad`` and inference mode stay outside: scores need gradients of full precision."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 @contextmanager

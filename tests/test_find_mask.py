@@ -74,6 +74,17 @@ def test_one_seed_gives_one_ticket_whatever_was_drawn_before(network, loader, me
     assert masks[0] == masks[1]
 
 
+@pytest.mark.parametrize("method", ["snip", "grasp", "synflow", "cts_kl"])
+def test_the_callers_autocast_and_no_grad_change_no_score(network, loader, method):
+    how = {"steps": 5} if method == "cts_kl" else {}
+    plain = pb.find_mask(network, method, density=0.3, data=loader, **how)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        inside = pb.find_mask(network, method, density=0.3, data=loader, **how)
+    with torch.inference_mode():
+        frozen = pb.find_mask(network, method, density=0.3, data=loader, **how)
+    assert plain == inside == frozen
+
+
 def test_takes_a_data_module(network):
     data = load_data("digits", {}, 0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))

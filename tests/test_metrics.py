@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prune_bench.mask import Mask, prunable_weights
-from prune_bench.metrics import METRICS, Flops, effective_mask, flops, mask_metrics
+from prune_bench.metrics import Flops, effective_mask, flops, mask_metrics
 from prune_bench.models.resnet import ResNet
 from prune_bench.models.vgg import vgg
+from prune_bench.vocabulary import METRICS
 
 
 class Residual(nn.Module):

@@ -44,8 +44,9 @@ def load_results(run: str | Path) -> pd.DataFrame:
 
     Returns:
         Columns ``model data prune_at method density variant seed status reason``, the metrics of
-        :data:`prune_bench.metrics.METRICS` (accuracies are fractions, times seconds), ``device``, versions and the
-        cell's ``key``. The ``density`` is the one asked for; ``kept`` and ``total`` say what it came to.
+        :data:`prune_bench.vocabulary.METRICS` (accuracies are fractions, times seconds), ``device``, ``lanes``
+        (cells that were trained side by side), versions and the cell's ``key``. The ``density`` is the one asked
+        for; ``kept`` and ``total`` say what it came to.
 
     Raises:
         PruneBenchError: The folder is no run.
