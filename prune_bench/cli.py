@@ -54,19 +54,33 @@ def _parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="run an experiment file and print its table")
     sweep.add_argument("experiment", help="an experiment file, for example experiments/smoke.yaml")
     sweep.add_argument("--executor", choices=["inline", "processes"], help="the same as executor=...")
-    sweep.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
+    sweep.add_argument("--dry-run", action="store_true", help="say what would run and what it would cost, and stop")
+    sweep.add_argument("--retry-failed", action="store_true", help="try stages again that failed before")
     sweep.add_argument("--fast", action="store_true", help="the same experiment at toy size, in under a minute")
     sweep.set_defaults(command=_sweep)
     run = commands.add_parser("run", help="run one cell: method=cts_kl data=digits density=0.02")
     run.set_defaults(command=_run)
     for command in (sweep, run):
         command.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the experiment's keys")
-    for name, text in (("report", "print a run's table"), ("sync", "send a run to Weights & Biases")):
-        command = commands.add_parser(name, help=text)
+    words = {
+        "report": (_report, "print a run's table"),
+        "status": (_status, "how the sweeps on a run are doing, from another terminal"),
+        "sync": (_sync, "send a run to Weights & Biases"),
+        "clean": (_clean, "remove from a run's store what no result needs"),
+        "export": (_export, "pack a run into one zip file"),
+        "import": (_import, "lay an exported run into this one"),
+    }
+    made = {name: commands.add_parser(name, help=text) for name, (_, text) in words.items()}
+    for name, command in made.items():
+        if name == "import":
+            command.add_argument("archive", help="a zip file of prune-bench export")
         command.add_argument("run", help="the run's folder, for example runs/smoke")
-        command.set_defaults(command={"report": _report, "sync": _sync}[name])
-        if name == "report":
-            command.add_argument("--format", choices=["table", "csv", "json", "md"], default="table")
+        command.set_defaults(command=words[name][0])
+    made["report"].add_argument("--format", choices=["table", "csv", "json", "md"], default="table")
+    made["status"].add_argument("--watch", action="store_true", help="every second, until the sweep ends")
+    made["status"].add_argument("--json", action="store_true", help="as data")
+    made["clean"].add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
+    made["export"].add_argument("archive", help="the zip file to write")
     for name, text in (("methods", "pruning methods"), ("models", "networks"), ("datasets", "data sets")):
         command = commands.add_parser(name, help=f"list the {text} with options, defaults and sources")
         command.set_defaults(command=_list, what=name)
@@ -80,7 +94,8 @@ def _sweep(args: argparse.Namespace, console: Console) -> int:
 
     words = [*args.overrides, *([f"executor={args.executor}"] if args.executor else [])]
     experiment = load_experiment(args.experiment, words)
-    return run_sweep(toy_size(experiment) if args.fast else experiment, console, dry_run=args.dry_run)
+    experiment = toy_size(experiment) if args.fast else experiment
+    return run_sweep(experiment, console, dry_run=args.dry_run, retry_failed=args.retry_failed)
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
@@ -110,6 +125,38 @@ def _report(args: argparse.Namespace, console: Console) -> None:
             "md": lambda: markdown_table(results),
         }
         print(make[args.format]())
+
+
+def _status(args: argparse.Namespace, console: Console) -> int:
+    from prune_bench.sweep.status import show_status
+
+    return show_status(Path(args.run), console, as_json=args.json, watch=args.watch)
+
+
+def _clean(args: argparse.Namespace, console: Console) -> None:
+    from prune_bench.sweep.housekeeping import clean
+    from prune_bench.sweep.sweep import stage_keys
+
+    folder = Path(args.run)
+    needed, unfinished = stage_keys(folder)
+    swept = clean(folder, needed, unfinished, dry_run=args.dry_run)
+    word = "would be removed" if args.dry_run else "removed"
+    console.print(f"{len(swept.names)} files of {swept.size / 1e6:,.1f} MB {word}", highlight=False)
+
+
+def _export(args: argparse.Namespace, console: Console) -> None:
+    from prune_bench.sweep.housekeeping import export_run
+    from prune_bench.sweep.sweep import stage_keys
+
+    count = export_run(Path(args.run), Path(args.archive), stage_keys(Path(args.run))[0])
+    console.print(f"{count} artifacts of {args.run} are in {args.archive}", highlight=False)
+
+
+def _import(args: argparse.Namespace, console: Console) -> None:
+    from prune_bench.sweep.housekeeping import import_run
+
+    new, cells = import_run(Path(args.archive), Path(args.run))
+    console.print(f"{new} artifacts are new; {args.run} has {cells} cells now", highlight=False)
 
 
 def _sync(args: argparse.Namespace, console: Console) -> int:

@@ -77,8 +77,18 @@ class Devices:
     """`auto` takes the GPUs there are, else the CPU."""
     count: Positive | None = None
     """How many devices (CPU: processes) to use; null for all there are."""
+    cells_per_gpu: Positive = 1
+    """Cells that share a GPU; each is a process of its own."""
     threads: Positive = 1
     """CPU threads of one cell; the same under every executor, because it can change the last bit of a sum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a sweep may spend; nothing here changes a result."""
+
+    stage_seconds: AboveZero | None = None
+    """Seconds a stage may take before it counts as failed; null for no limit. Of cells side by side, the sum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +113,8 @@ class Experiment:
     """What the experiment is called; W&B groups its runs by it."""
     output: str = ""
     """Folder of the run; `runs/<name>` if empty."""
+    store: str = ""
+    """Where artifacts go: a folder or an fsspec URL that all workers see; `<output>/store` if empty."""
     model: Choice = field(default_factory=lambda: Choice(name="resnet8", options={"width": 8}))
     """Network: a name, or a mapping of `name` and its options."""
     data: Choice = field(default_factory=lambda: Choice(name="digits"))
@@ -123,6 +135,8 @@ class Experiment:
     """Where cells run."""
     executor: Literal["auto", "inline", "processes"] = "auto"
     """`inline` is this process; `auto` takes one process a device when there is more than one."""
+    limits: Limits = field(default_factory=Limits)
+    """What a sweep may spend."""
     wandb: Wandb = field(default_factory=Wandb)
     """Mirroring to Weights & Biases."""
 
@@ -130,6 +144,11 @@ class Experiment:
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.output or f"runs/{self.name}")
+
+    @property
+    def store_location(self) -> str:
+        """Where artifacts go."""
+        return self.store or str(self.folder / "store")
 
 
 def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experiment:

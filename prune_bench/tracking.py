@@ -8,6 +8,7 @@ call that hangs, a kill) costs no result and holds up no sweep, and what was not
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import netrc
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +26,9 @@ from typing import Any
 
 from prune_bench.config import Wandb
 from prune_bench.errors import PruneBenchError
+from prune_bench.identity import identity, is_alive
+
+_FOREIGN_SECONDS = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +80,12 @@ class Mirror:
 
         A disk that takes no more loses the mirror, never the sweep.
         """
-        if self.mode == "disabled" or self._is_sent(run.key):
+        if self.mode == "disabled" or self._is_known(run.key):
             return
         outbox = self._folder / "outbox"
         try:
             outbox.mkdir(parents=True, exist_ok=True)
-            aside = outbox / f".{run.key}.part"
+            aside = outbox / f".{run.key}.{os.getpid()}.part"
             aside.write_text(json.dumps(asdict(run)))
             aside.replace(outbox / f"{run.key}.json")
             if self._process is None:
@@ -96,8 +101,8 @@ class Mirror:
         """
         if self._process is None and self.mode != "disabled" and self._left():
             self._process = self._start()  # an earlier sweep was stopped before these were sent
-        if self._process is not None:
-            (self._folder / "outbox" / ".end").touch()
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
             self._wait(self._process)
             self._process = None
         return self._left()
@@ -109,7 +114,7 @@ class Mirror:
             self._process = None
 
     def _left(self) -> int:
-        return len(list((self._folder / "outbox").glob("*.json")))
+        return sum(not _is_taken(file) for file in (self._folder / "outbox").glob("*.json*"))
 
     @staticmethod
     def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -128,12 +133,13 @@ class Mirror:
                 self._kill(process)
             time.sleep(0.05)
 
-    def _is_sent(self, key: str) -> bool:
+    def _is_known(self, key: str) -> bool:
+        """Whether it was sent, or another sweep's mirror is about to send it."""
         modes = ("online",) if self.mode == "online" else ("online", "offline")
-        return any((self._folder / "sent" / f"{key}.{mode}").exists() for mode in modes)
+        sent = any((self._folder / "sent" / f"{key}.{mode}").exists() for mode in modes)
+        return sent or any((self._folder / "outbox").glob(f"{key}.json*"))
 
     def _start(self) -> subprocess.Popen[bytes]:
-        (self._folder / "outbox" / ".end").unlink(missing_ok=True)
         words = [
             sys.executable, "-m", "prune_bench.tracking", str(self._folder), self.mode, self._settings.project,
             "--entity", self._settings.entity or "", "--patience", str(self._settings.patience),
@@ -145,7 +151,7 @@ class Mirror:
         }
         with open(self._folder / "mirror.log", "ab") as log:
             return subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+                words, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
             )
 
 
@@ -196,21 +202,59 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent, folder = os.getppid(), Path(args.folder)
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    ending = threading.Event()
+    threading.Thread(target=_await_end, args=(ending,), daemon=True).start()
     (folder / "sent").mkdir(parents=True, exist_ok=True)
-    given_up: set[Path] = set()
+    refused: set[str] = set()  # not tried again before the next sweep
     while True:
-        ending = (folder / "outbox" / ".end").exists()
-        waiting = [file for file in sorted((folder / "outbox").glob("*.json")) if file not in given_up]
-        for file in waiting:
-            try:
-                _write(json.loads(file.read_text()), args, folder)
-                file.replace(folder / "sent" / f"{file.stem}.{args.mode}")
-            except Exception as error:  # one run W&B will not take must not hold back the others
-                print(f"{file.stem}: {type(error).__name__}: {error}", flush=True)
-                given_up.add(file)
-        if ending and not waiting:
+        over = ending.is_set()
+        for file in sorted((folder / "outbox").glob("*.json*")):
+            _send(file, refused, args, folder)
+        if over:
             return
         time.sleep(0.1)
+
+
+def _await_end(ending: threading.Event) -> None:
+    sys.stdin.read()
+    ending.set()
+
+
+def _send(file: Path, refused: set[str], args: argparse.Namespace, folder: Path) -> None:
+    """Sends a cell of the outbox, under a name that says who does, unless somebody else is at it."""
+    key = file.name.partition(".")[0]
+    if key in refused or _is_taken(file):
+        return
+    mine = file.with_name(f"{key}.json.{_mark()}")
+    with contextlib.suppress(FileNotFoundError):  # another mirror was quicker
+        file.rename(mine)
+        os.utime(mine)
+        try:
+            _write(json.loads(mine.read_text()), args, folder)
+            mine.replace(folder / "sent" / f"{key}.{args.mode}")
+        except Exception as error:  # one run W&B will not take must not hold back the others
+            print(f"{key}: {type(error).__name__}: {error}", flush=True)
+            refused.add(key)
+            mine.replace(file.with_name(f"{key}.json"))
+
+
+def _mark() -> str:
+    me = identity()
+    return f"{zlib.crc32(me['host'].encode()):08x}_{me['pid']}_{me['began']}"
+
+
+def _is_taken(file: Path) -> bool:
+    """Whether a living mirror sends this cell now; one on another machine is given some minutes."""
+    owner = file.name.partition(".json")[2].lstrip(".")
+    if not owner:
+        return False
+    machine, pid, began = owner.split("_")
+    if machine == _mark().split("_")[0]:
+        return is_alive({"pid": int(pid), "began": float(began)})
+    try:
+        return time.time() - file.stat().st_mtime < _FOREIGN_SECONDS
+    except FileNotFoundError:
+        return True
 
 
 def _leave_with(parent: int) -> None:

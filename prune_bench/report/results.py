@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from prune_bench.errors import PruneBenchError
-from prune_bench.sweep.store import Store
+from prune_bench.sweep.run_folder import read_cells, run_store
 
 
 def read_records(run: str | Path) -> list[dict[str, Any]]:
@@ -21,13 +19,8 @@ def read_records(run: str | Path) -> list[dict[str, Any]]:
         PruneBenchError: The folder is no run.
     """
     folder = Path(run)
-    try:
-        cells = json.loads((folder / "cells.json").read_text())
-    except (OSError, ValueError) as error:
-        raise PruneBenchError(f"{folder} is not the folder of a sweep: {error}") from None
-    store = Store(folder / "store")
-    records = []
-    for entry in cells:
+    store, records = run_store(folder), []
+    for entry in read_cells(folder).rows:
         artifact = store.read(entry["key"])
         record = {"status": "failed" if entry.get("reason") else "missing", "reason": entry.get("reason", "")}
         records.append(

@@ -11,15 +11,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from prune_bench.config import Experiment
+from prune_bench.config import Experiment, PruneAt
 from prune_bench.data import datasets
 from prune_bench.data.protocol import DataSet
 from prune_bench.models import models
 from prune_bench.sweep.cells import Cell, Method, expand, read_choice, read_methods
 
 Kind = Literal["state", "ranking", "ticket", "training", "result"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""In the order of the work."""
 VERSIONS: dict[Kind, int] = {"state": 1, "ranking": 1, "ticket": 1, "training": 1, "result": 1}
 """To be raised when a kind's meaning changes, so that what was computed before is not taken for it."""
 
@@ -37,6 +39,7 @@ class Stage:
         where: Options of the data set that say where and how it is read; in no key.
         alike: Stages of the same word can be computed side by side; empty for those that stand alone. In no key.
         step_images: Images of one of its optimisation steps, for those that can.
+        method: The label of the method it is for; empty if it serves several. In no key.
     """
 
     kind: Kind
@@ -47,6 +50,7 @@ class Stage:
     where: dict[str, Any] = field(default_factory=dict)
     alike: str = ""
     step_images: int = 0
+    method: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -87,82 +91,91 @@ class _Planner:
     def __init__(self, experiment: Experiment, data: Mapping[int, DataSet]) -> None:
         self._experiment, self._data = experiment, data
         self._methods = read_methods(experiment)
+        self._options = {label: asdict(method.options) for label, method in self._methods.items()}
         self._model = read_choice(models, experiment.model, "model")
-        self._data_choice = read_choice(datasets, experiment.data, "data")
+        choice = read_choice(datasets, experiment.data, "data")
+        options = dict(choice["options"])
+        # Where data lies and who loads it changes no result.
+        self._where = {name: options.pop(name) for name in ("root", "workers") if name in options}
+        self._common = {
+            seed: {"seed": seed, "model": self._model,
+                   "data": {"name": choice["name"], "options": options, "fingerprint": own.fingerprint}}
+            for seed, own in data.items()
+        }  # fmt: skip
         recipe = asdict(experiment.train)
         # Where a state lies is in its own spec; a ticket at init must not hang on it. Nor on who is its neighbour.
         del recipe["rewind_epoch"], recipe["pack"]
         self._recipe = recipe
+        # Of a large grid most cells ask for the same few states and searches.
+        self._known: dict[tuple[Any, ...], str] = {}
         self.stages: dict[str, Stage] = {}
 
     def result(self, cell: Cell) -> str:
-        method = self._methods[cell.method]
-        state = self._state(cell.seed, self._epoch(cell), "init")
-        ranking = self._ranking(cell, method, cell.density, state)
+        method, label = self._methods[cell.method], str(cell)
+        state = self._state(cell.seed, self._epoch(cell.prune_at), "init")
+        ranking = self._ranking(method, cell.prune_at, cell.density, cell.seed, state)
         ticket = self._make(
-            "ticket", str(cell), {"density": cell.density, "variant": cell.variant}, cell.seed,
-            inputs={"ranking": ranking, "state": state},
+            "ticket", label, {"density": cell.density, "variant": cell.variant}, cell.seed,
+            inputs={"ranking": ranking, "state": state}, method=cell.method,
         )  # fmt: skip
         start = self._state(cell.seed, 0, "reinit") if cell.variant == "reinit" else state
         training = self._make(
-            "training", str(cell), {"recipe": self._recipe}, cell.seed, inputs={"ticket": ticket, "state": start},
-            cost=float(self._experiment.train.epochs - self._epoch(cell)),
+            "training", label, {"recipe": self._recipe}, cell.seed, inputs={"ticket": ticket, "state": start},
+            cost=float(self._experiment.train.epochs - self._epoch(cell.prune_at)), method=cell.method,
             alike=f"{cell.method} at {cell.prune_at}", step_images=self._experiment.train.batch_size,
         )  # fmt: skip
-        labels = {"cell": asdict(cell), "method": method.name, "options": asdict(method.options)}
-        return self._make(
-            "result",
-            str(cell),
-            labels,
-            cell.seed,
-            inputs={"ranking": ranking, "ticket": ticket, "training": training},
-        )
+        said = {"cell": dict(vars(cell)), "method": method.name, "options": self._options[cell.method]}
+        inputs = {"ranking": ranking, "ticket": ticket, "training": training}
+        return self._make("result", label, said, cell.seed, inputs=inputs, method=cell.method)
 
-    def _epoch(self, cell: Cell) -> int:
-        return self._experiment.train.rewind_epoch if cell.prune_at == "rewind" else 0
+    def _epoch(self, prune_at: PruneAt) -> int:
+        return self._experiment.train.rewind_epoch if prune_at == "rewind" else 0
 
     def _state(self, seed: int, epoch: int, purpose: str) -> str:
+        if (known := self._known.get((seed, epoch, purpose))) is not None:
+            return known
         spec: dict[str, Any] = {"epoch": epoch, "purpose": purpose}
         if epoch == 0:
-            return self._make("state", f"{purpose} weights, seed {seed}", spec, seed)
-        spec["recipe"] = self._recipe
-        inputs = {"init": self._state(seed, 0, purpose)}
-        label = f"dense training to epoch {epoch}, seed {seed}"
-        return self._make(
-            "state", label, spec, seed, inputs=inputs, cost=float(epoch),
-            alike=f"{purpose} to {epoch}", step_images=self._experiment.train.batch_size,
-        )  # fmt: skip
+            key = self._make("state", f"{purpose} weights, seed {seed}", spec, seed)
+        else:
+            key = self._make(
+                "state", f"dense training to epoch {epoch}, seed {seed}", spec | {"recipe": self._recipe}, seed,
+                inputs={"init": self._state(seed, 0, purpose)}, cost=float(epoch), alike=f"{purpose} to {epoch}",
+                step_images=self._experiment.train.batch_size,
+            )  # fmt: skip
+        return self._known.setdefault((seed, epoch, purpose), key)
 
-    def _ranking(self, cell: Cell, method: Method, density: float, state: str) -> str:
+    def _ranking(self, method: Method, prune_at: PruneAt, density: float, seed: int, state: str) -> str:
+        if (known := self._known.get((method.label, prune_at, density, seed))) is not None:
+            return known
         sharing = method.pruner.sharing(method.options)
-        spec: dict[str, Any] = {"method": method.name, "options": asdict(method.options)}
+        spec: dict[str, Any] = {"method": method.name, "options": self._options[method.label]}
         if method.pruner.trains:
-            spec |= {"recipe": self._recipe, "epoch": self._epoch(cell)}
-        label = f"{method.label} search, seed {cell.seed}"
+            spec |= {"recipe": self._recipe, "epoch": self._epoch(prune_at)}
+        inputs = {"state": state}
         if sharing == "densities":
-            return self._make("ranking", label, spec, cell.seed, inputs={"state": state})
-        train, inputs = self._experiment.train, {"state": state}
-        cost = method.pruner.length(method.options, train, self._data[cell.seed].samples)
+            label = f"{method.label} search, seed {seed}"
+            key = self._make("ranking", label, spec, seed, inputs=inputs, method=method.label)
+            return self._known.setdefault((method.label, prune_at, density, seed), key)
+        train = self._experiment.train
+        cost = method.pruner.length(method.options, train, self._data[seed].samples)
         step_images = method.pruner.step_images(method.options, train)
         for level in method.pruner.levels(method.options, density) if sharing == "chain" else (density,):
-            label = f"{method.label} search to {level:.4g}, seed {cell.seed}"
-            alike = f"{method.label} at {cell.prune_at}" + (f" to {level}" if sharing == "chain" else "")
+            label = f"{method.label} search to {level:.4g}, seed {seed}"
+            alike = f"{method.label} at {prune_at}" + (f" to {level}" if sharing == "chain" else "")
             key = self._make(
-                "ranking", label, {**spec, "density": level}, cell.seed, inputs=inputs, cost=cost,
+                "ranking", label, {**spec, "density": level}, seed, inputs=inputs, cost=cost,
                 # At density 1 there is nothing to search for.
                 alike=alike if step_images and level < 1 else "", step_images=step_images or 0,
+                method=method.label,
             )  # fmt: skip
             inputs = {"state": state, "start": key}
-        return key
+        return self._known.setdefault((method.label, prune_at, density, seed), key)
 
     def _make(
         self, kind: Kind, label: str, spec: dict[str, Any], seed: int, *, inputs: dict[str, str] | None = None,
-        cost: float = 0.0, alike: str = "", step_images: int = 0,
+        cost: float = 0.0, alike: str = "", step_images: int = 0, method: str = "",
     ) -> str:  # fmt: skip
-        options = dict(self._data_choice["options"])
-        # Where data lies and who loads it changes no result.
-        where = {name: options.pop(name) for name in ("root", "workers") if name in options}
-        data = {"name": self._data_choice["name"], "options": options, "fingerprint": self._data[seed].fingerprint}
-        full = spec | {"seed": seed, "model": self._model, "data": data}
-        stage = Stage(kind, label, full, inputs or {}, cost, where, alike, step_images)
+        full = spec | self._common[seed]
+        stage = Stage(kind, label, full, inputs or {}, cost, self._where, alike, step_images, method)
         return self.stages.setdefault(stage.key, stage).key

@@ -6,10 +6,10 @@ file is one atomic thing on every file system. Nothing here needs torch, so repo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +20,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
+
+from prune_bench.sweep.files import open_files
 
 _FORMAT = "1"
 log = logging.getLogger(__name__)
@@ -39,52 +41,51 @@ class Artifact:
 
 
 class Store:
-    """Artifacts in a folder, by kind and key.
+    """Artifacts by kind and key, and beside them what else a sweep leaves for the next: failures, logs, claims.
 
     Args:
-        folder: Made on first writing.
+        location: A folder, made on first writing, or an fsspec URL.
         say: Told of each damaged artifact.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None] = log.warning) -> None:
-        self.folder, self._say = Path(folder), say
+    def __init__(self, location: str | Path, say: Callable[[str], None] = log.warning) -> None:
+        self.files, self._say = open_files(location), say
+        self.location = self.files.location
 
-    def path(self, key: str) -> Path:
-        """Where the artifact lies, or would; the key is ``kind-digits``."""
+    @staticmethod
+    def name(key: str) -> str:
+        """The artifact's name among the store's files; the key is ``kind-digits``."""
         kind, _, digits = key.partition("-")
-        return self.folder / kind / digits[:2] / f"{digits}.safetensors"
+        return f"{kind}/{digits[:2]}/{digits}.safetensors"
+
+    def has(self, key: str) -> bool:
+        """Whether there is an artifact; only :meth:`read` knows whether it is sound."""
+        return self.files.exists(self.name(key))
 
     def write(self, key: str, artifact: Artifact) -> None:
-        """Puts the artifact there at one stroke: written aside, synced to the disk, renamed.
+        """Puts the artifact there at one stroke.
 
         Raises:
-            OSError: The disk is full, or the folder cannot be written; nothing half-written is left under the key.
+            OSError: The disk is full, or cannot be written; nothing half-written is left under the key.
         """
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{key}.{uuid.uuid4().hex}.part")
-        try:
-            with open(aside, "wb") as file:
-                file.write(encode(artifact))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        self.files.write(self.name(key), encode(artifact))
 
     def read(self, key: str) -> Artifact | None:
         """The artifact, verified; None if it is not there or was damaged, in which case it is set aside."""
-        path = self.path(key)
+        name = self.name(key)
         try:
-            return decode(path.read_bytes())
+            data = self.files.read(name)
         except FileNotFoundError:
             return None
+        try:
+            return decode(data)
         except ValueError as error:
-            aside = self.folder / "damaged" / f"{key}-{uuid.uuid4().hex[:8]}"
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, aside)
-            self._say(f"{path} is damaged ({error}); set aside as {aside}, to be computed again")
+            aside = f"damaged/{key}-{uuid.uuid4().hex[:8]}"
+            self._say(f"{name} in {self.location} is damaged ({error}); set aside as {aside}, to be computed again")
+            with contextlib.suppress(OSError):  # a store that cannot be written is read all the same
+                self.files.write(aside, data)
+                if self.files.read(name) == data:  # or somebody has computed it again by now
+                    self.files.remove(name)
             return None
 
 
@@ -124,11 +125,3 @@ def _digest(record: str, order: str, tensors: dict[str, np.ndarray[Any, Any]]) -
         sha.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         sha.update(array.data if array.size else b"")
     return sha.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

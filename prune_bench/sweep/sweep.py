@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections import Counter
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,19 +10,34 @@ from typing import Any
 
 from rich.console import Console
 
-from prune_bench.config import Experiment, save_experiment
+from prune_bench.config import Experiment, load_experiment, save_experiment
 from prune_bench.data import load_data
 from prune_bench.data.protocol import DataSet
+from prune_bench.errors import PruneBenchError
 from prune_bench.report.results import load_results, read_records
 from prune_bench.report.table import rich_table
 from prune_bench.sweep.cells import check
+from prune_bench.sweep.dry_run import probe, say_plan, say_time
 from prune_bench.sweep.executors import find_devices, make_executor
+from prune_bench.sweep.failures import failure_name, forget_failures
+from prune_bench.sweep.graph import missing_stages, with_inputs
 from prune_bench.sweep.packs import make_packs, pack_sizes
-from prune_bench.sweep.progress import Display
-from prune_bench.sweep.runner import Progress, failure_file, missing_stages, run_plan
+from prune_bench.sweep.progress import Display, measured_rates, take_snapshot
+from prune_bench.sweep.run_folder import (
+    RunCells,
+    StatusFile,
+    read_cells,
+    read_rates,
+    run_store,
+    write_cells,
+    write_rates,
+)
+from prune_bench.sweep.runner import Progress, run_plan
 from prune_bench.sweep.stages import Plan, Stage, make_plan
 from prune_bench.sweep.store import Store
 from prune_bench.tracking import CellRun, Mirror
+
+_SNAPSHOT_EVERY = 1.0  # seconds
 
 
 def prepare(experiment: Experiment) -> Plan:
@@ -39,13 +52,14 @@ def prepare(experiment: Experiment) -> Plan:
     return make_plan(experiment, {seed: load_data(experiment.data.name, options, seed) for seed in experiment.seeds})
 
 
-def run_sweep(experiment: Experiment, console: Console, *, dry_run: bool = False) -> int:
+def run_sweep(experiment: Experiment, console: Console, *, dry_run: bool = False, retry_failed: bool = False) -> int:
     """Runs what of the experiment has no result yet, and prints the table.
 
     Args:
         experiment: What is asked for.
         console: Where to print.
-        dry_run: Say what would run, and stop.
+        dry_run: Say what would run and what it would cost, and stop.
+        retry_failed: Try stages again that failed before.
 
     Returns:
         0 if every cell has a result, else 1.
@@ -55,30 +69,70 @@ def run_sweep(experiment: Experiment, console: Console, *, dry_run: bool = False
         KeyboardInterrupt: Ctrl-C; what was finished is kept.
     """
     plan, devices = prepare(experiment), find_devices(experiment)
-    folder = experiment.folder
-    store = Store(folder / "store", say=lambda words: console.print(words, style="yellow"))
+    store = Store(experiment.store_location, say=lambda words: console.print(words, style="yellow"))
     todo = missing_stages(plan, store)
-    _say_plan(plan, todo, experiment, devices, console)
+    say_plan(plan, todo, experiment, devices, console)
     if dry_run:
+        _say_time(todo, experiment, devices, console)
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
-    save_experiment(experiment, folder / "experiment.yaml")
-    _write_cells(plan, folder, {})
+    _begin(experiment, plan, todo)
+    if retry_failed:
+        forget_failures(store, todo)
     failed: dict[str, str] = {}
-    mirror = Mirror(experiment.wandb, folder)
+    mirror = Mirror(experiment.wandb, experiment.folder)
     try:
         if todo:
             failed = _run(experiment, plan, todo, store, devices, mirror, console).failed
+            _keep(lambda: write_cells(experiment.folder, _cells(experiment, plan, failed)), console)
     except BaseException:
         mirror.stop()
         raise
-    _write_cells(plan, folder, failed)
     unsent = mirror.close()
     if unsent:
-        console.print(
-            f"{unsent} runs have not reached W&B; send them with: prune-bench sync {folder}", style="yellow"
-        )
-    return _say_results(folder, plan, failed, store, mirror, console)
+        words = f"{unsent} runs have not reached W&B; send them with: prune-bench sync {experiment.folder}"
+        console.print(words, style="yellow")
+    return _say_results(experiment.folder, plan, failed, store, mirror, console)
+
+
+def _begin(experiment: Experiment, plan: Plan, todo: dict[str, Stage]) -> None:
+    folder = experiment.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_experiment(experiment, folder / "experiment.yaml")
+        write_cells(folder, _cells(experiment, plan, {}))
+    except OSError as error:
+        # A finished run may lie on a disk that is read-only, and can be looked at all the same.
+        if todo or not (folder / "cells.json").is_file():
+            raise PruneBenchError(f"output={folder} cannot be written: {error}; name another with output=") from None
+
+
+def _keep(write: Callable[[], None], console: Console) -> None:
+    """Writes what can be written again from the store; a full disk is no reason to stop."""
+    try:
+        write()
+    except OSError as error:
+        console.print(f"not written: {error}; run the same command again to have it", style="yellow")
+
+
+def _say_time(todo: dict[str, Stage], experiment: Experiment, devices: list[str], console: Console) -> None:
+    rates = read_rates(experiment.folder, devices[0].partition(":")[0])
+    measured = "" in rates
+    if todo:
+        rates = rates if measured else probe(experiment, sample_data(experiment), devices[0])
+        say_time(todo, rates, len(devices), console, measured=measured)
+
+
+def stage_keys(folder: Path) -> tuple[set[str], set[str]]:
+    """The keys of all stages of a run's plan, and of those that its unfinished cells need.
+
+    Raises:
+        PruneBenchError: The folder is no run's.
+    """
+    read_cells(folder)
+    plan = prepare(load_experiment(folder / "experiment.yaml"))
+    store = run_store(folder)
+    unfinished = [key for key in plan.cells.values() if not store.has(key)]
+    return set(plan.stages), with_inputs(unfinished, plan.stages)
 
 
 def sample_data(experiment: Experiment) -> DataSet:
@@ -98,18 +152,38 @@ def _run(
 ) -> Progress:  # fmt: skip
     cells = {key: cell for cell, key in plan.cells.items()}
     executor = make_executor(experiment, devices)
-    packs = make_packs(plan, pack_sizes(experiment, sample_data(experiment), devices[0].partition(":")[0]))
-    with Display(console, len([key for key in cells if key in todo])) as display:
+    kind = devices[0].partition(":")[0]
+    packs = make_packs(plan, pack_sizes(experiment, sample_data(experiment), kind))
+    status, began, last = StatusFile(experiment.folder), time.time(), 0.0
+    with Display(console) as display:
 
         def watch(progress: Progress, finished: str | None) -> None:
+            nonlocal last
             if finished in cells and (artifact := store.read(finished)) is not None:
                 mirror.send(_cell_run({"key": finished, **artifact.record}, experiment.folder.name))
                 display.cell_done(str(cells[finished]), artifact.record)
-            if finished is None:
-                display.show(progress)
+            if time.time() - last > _SNAPSHOT_EVERY:
+                show(progress)
+                last = time.time()
+
+        def show(progress: Progress) -> None:
+            now = take_snapshot(progress, len(cells), began)
+            status.write(now)
+            display.show(now)
 
         try:
-            return run_plan(todo, packs, store, executor, threads=experiment.devices.threads, watch=watch)
+            progress = run_plan(
+                todo,
+                packs,
+                store,
+                executor,
+                threads=experiment.devices.threads,
+                limits=experiment.limits,
+                watch=watch,
+            )
+            show(progress)
+            _keep(lambda: write_rates(experiment.folder, kind, measured_rates(todo, progress.done)), console)
+            return progress
         finally:
             executor.close()
 
@@ -130,43 +204,16 @@ def _cell_run(record: dict[str, Any], group: str) -> CellRun:
     )
 
 
-def _write_cells(plan: Plan, folder: Path, failed: dict[str, str]) -> None:
+def _cells(experiment: Experiment, plan: Plan, failed: dict[str, str]) -> RunCells:
     rows = [{"cell": asdict(cell), "key": key, "reason": failed.get(key, "")} for cell, key in plan.cells.items()]
-    aside = folder / f".cells.{os.getpid()}.part"
-    aside.write_text(json.dumps(rows))
-    aside.replace(folder / "cells.json")
-
-
-def _say_plan(
-    plan: Plan, todo: dict[str, Stage], experiment: Experiment, devices: list[str], console: Console
-) -> None:
-    say: Callable[[str], None] = lambda words: console.print(words, highlight=False)  # noqa: E731
-    counts = Counter(stage.kind for stage in todo.values())
-    alone = {
-        "ranking": len(plan.cells),
-        "state": len(plan.cells),
-        "ticket": len(plan.cells),
-        "training": len(plan.cells),
-    }
-    say(f"[bold]{experiment.name}[/bold]: {len(plan.cells)} cells, {len(plan.stages)} stages, {len(todo)} to do")
-    if todo:
-        parts = [
-            f"{counts[kind]} {kind}s" for kind in ("state", "ranking", "ticket", "training", "result") if counts[kind]
-        ]
-        shared = sum(alone.values()) - sum(1 for s in plan.stages.values() if s.kind in alone)
-        epochs = sum(stage.cost for stage in todo.values())
-        say(f"  to do: {', '.join(parts)}; about {epochs:,.0f} dense epochs")
-        if shared > 0:
-            say(f"  shared: {shared} stages fewer than if every cell stood alone")
-    names = ", ".join(f"{count} x {name}" for name, count in Counter(devices).items())
-    say(f"  devices: {names}; {experiment.devices.threads} thread(s) a slot; results in {experiment.folder}")
+    return RunCells(store=experiment.store, rows=rows)
 
 
 def _say_results(
     folder: Path, plan: Plan, failed: dict[str, str], store: Store, mirror: Mirror, console: Console
 ) -> int:
     results = load_results(folder)
-    results.to_csv(folder / "results.csv", index=False)
+    _keep(lambda: results.to_csv(folder / "results.csv", index=False), console)
     console.print(rich_table(results))
     console.print(
         "Differences are in points of accuracy against the original ticket of the same seed; search cost is in\n"
@@ -175,10 +222,13 @@ def _say_results(
         style="dim", highlight=False,
     )  # fmt: skip
     wandb = "" if mirror.mode == "disabled" else f"; W&B ({mirror.mode}) in {folder / 'wandb'}"
-    console.print(f"results: {folder / 'results.csv'}; artifacts in {store.folder}{wandb}", soft_wrap=True)
+    console.print(f"results: {folder / 'results.csv'}; artifacts in {store.location}{wandb}", soft_wrap=True)
     if diverged := int((results.status == "diverged").sum()):
         console.print(f"{diverged} cells diverged; see the column reason in results.csv", style="yellow")
     causes = {key: reason for key, reason in failed.items() if not reason.startswith("needs ")}
     for key, reason in causes.items():
-        console.print(f"failed: {plan.stages[key].label}: {reason}\n  {failure_file(store, key)}", style="red")
+        words = f"failed: {plan.stages[key].label}: {reason}\n  {store.location}/{failure_name(key)}"
+        console.print(words, style="red", highlight=False, soft_wrap=True)
+    if causes:
+        console.print(f"{len(failed)} stages have failed; --retry-failed tries them again", highlight=False)
     return 1 if failed else 0

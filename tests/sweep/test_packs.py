@@ -27,9 +27,9 @@ TINY = {
 TIMES = ["search/seconds", "train/seconds", "memory/peak_bytes"]
 
 
-def run(folder, *overrides):
+def run(folder, *overrides, **how):
     experiment = make_experiment(TINY, [f"output={folder}", *overrides])
-    return sweep.run_sweep(experiment, Console(file=io.StringIO(), width=140))
+    return sweep.run_sweep(experiment, Console(file=io.StringIO(), width=140), **how)
 
 
 def results(folder):
@@ -133,7 +133,7 @@ def test_one_lanes_fault_costs_its_neighbours_neither_result_nor_bits(tmp_path, 
     assert list(hurt[failed][["method", "density", "seed"]].itertuples(index=False, name=None)) == [("cts", 0.3, 1)]
     assert (hurt[~failed][["test/loss", "kept"]] == whole[~failed][["test/loss", "kept"]]).all(axis=None)
     monkeypatch.setitem(compute._HOW, kind, real)
-    assert run(tmp_path / "hurt") == 0
+    assert run(tmp_path / "hurt", retry_failed=True) == 0
     assert results(tmp_path / "hurt").equals(whole)
 
 

@@ -51,7 +51,7 @@ def test_a_damaged_file_is_set_aside_with_a_word(tmp_path, damage):
     said = []
     store = Store(tmp_path, said.append)
     store.write(KEY, ARTIFACT)
-    path = store.path(KEY)
+    path = tmp_path / store.name(KEY)
     path.write_bytes(damage(path.read_bytes()))
     assert store.read(KEY) is None
     assert not path.exists()

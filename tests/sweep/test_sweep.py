@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 import prune_bench as pb
-from prune_bench.config import load_experiment, make_experiment
+from prune_bench.config import Limits, load_experiment, make_experiment
 from prune_bench.sweep import compute, sweep
 from prune_bench.sweep.executors.processes import ProcessExecutor
-from prune_bench.sweep.runner import missing_stages, run_plan
+from prune_bench.sweep.graph import missing_stages
+from prune_bench.sweep.runner import run_plan
 from prune_bench.sweep.store import Store
 from prune_bench.sweep.toy import toy_size
 
@@ -33,10 +34,10 @@ TINY = {
 TIMES = ["search/seconds", "train/seconds", "memory/peak_bytes"]
 
 
-def run(folder, *overrides, base=TINY):
+def run(folder, *overrides, base=TINY, **how):
     out = io.StringIO()
     experiment = make_experiment(base, [f"output={folder}", *overrides])
-    code = sweep.run_sweep(experiment, Console(file=out, width=140))
+    code = sweep.run_sweep(experiment, Console(file=out, width=140), **how)
     return code, out.getvalue()
 
 
@@ -133,7 +134,8 @@ def test_a_failing_stage_costs_only_the_cells_that_need_it(tmp_path, monkeypatch
     assert "no such luck" in words
     assert "Traceback" in json.loads(next((tmp_path / "store" / "failures").iterdir()).read_text())["trace"]
     monkeypatch.setitem(compute._HOW, "ranking", real)
-    assert run(tmp_path, "prune_at=[init]")[0] == 0
+    assert run(tmp_path, "prune_at=[init]")[0] == 1
+    assert run(tmp_path, "prune_at=[init]", retry_failed=True)[0] == 0
     assert set(pb.load_results(tmp_path).status) == {"done"}
 
 
@@ -171,7 +173,9 @@ def test_a_worker_that_is_killed_is_replaced_and_its_stage_tried_again(tmp_path)
 
     try:
         todo = missing_stages(plan, store)
-        progress = run_plan(todo, [(key,) for key in todo], store, executor, threads=1, watch=kill_once)
+        progress = run_plan(
+            todo, [(key,) for key in todo], store, executor, threads=1, limits=Limits(), watch=kill_once
+        )
     finally:
         executor.close()
     assert len(killed) == 1

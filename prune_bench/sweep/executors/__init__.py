@@ -6,11 +6,11 @@ import os
 
 from prune_bench.config import Experiment
 from prune_bench.errors import ConfigError
-from prune_bench.sweep.executors.base import Executor, Failure, Job, Outcome
+from prune_bench.sweep.executors.base import Executor, Job, Outcome
 from prune_bench.sweep.executors.inline import InlineExecutor
 from prune_bench.sweep.executors.processes import ProcessExecutor
 
-__all__ = ["Executor", "Failure", "Job", "Outcome", "find_devices", "make_executor"]
+__all__ = ["Executor", "Job", "Outcome", "find_devices", "make_executor"]
 
 
 def find_devices(experiment: Experiment) -> list[str]:
@@ -28,15 +28,23 @@ def find_devices(experiment: Experiment) -> list[str]:
     if not there[wanted]:
         names = [name for name, is_there in there.items() if is_there]
         raise ConfigError("devices.accelerator", wanted, "is not on this machine", allowed=names)
-    if wanted == "cuda":
-        slots = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    else:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        slots = [wanted] * (max(1, cores // experiment.devices.threads) if wanted == "cpu" else 1)
-    count = experiment.devices.count
-    if count is not None and count > len(slots) and wanted != "cpu":
+    count, slots = experiment.devices.count, _slots(wanted, experiment)
+    if count is None:
+        return slots * experiment.devices.cells_per_gpu if wanted == "cuda" else slots
+    if wanted == "cpu":
+        return ["cpu"] * count
+    if count > len(slots):
         raise ConfigError("devices.count", count, f"is more than the {len(slots)} there are")
-    return slots if count is None else (slots * count)[:count]
+    return slots[:count] * experiment.devices.cells_per_gpu
+
+
+def _slots(device: str, experiment: Experiment) -> list[str]:
+    import torch
+
+    if device == "cuda":
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [device] * (max(1, cores // experiment.devices.threads) if device == "cpu" else 1)
 
 
 def make_executor(experiment: Experiment, devices: list[str]) -> Executor:

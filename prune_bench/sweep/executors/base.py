@@ -5,15 +5,24 @@ Artifacts move through the store; what comes back is only word of the outcome.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import signal
+import threading
 import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from prune_bench.config import Limits
+from prune_bench.sweep.failures import Failure
+from prune_bench.sweep.logs import log_name, stage_log
 from prune_bench.sweep.stages import Stage
 from prune_bench.sweep.store import Artifact, Store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,24 +32,18 @@ class Job:
     Attributes:
         lanes: What to do, side by side; None for a lane of the pack that is not wanted now.
         pack: The keys of all lanes.
-        store: The store's folder.
+        store: Where the store is.
         device: As torch names it.
         threads: CPU threads.
+        limits: How long a stage may take.
     """
 
     lanes: tuple[Stage | None, ...]
     pack: tuple[str, ...]
-    store: Path
+    store: str
     device: str
     threads: int
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a stage failed, and the traceback."""
-
-    reason: str
-    trace: str = ""
+    limits: Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,9 @@ class Executor(Protocol):
     def submit(self, job: Job, slot: int) -> Future[Outcome]:
         """Starts a job in a free slot; its failure is an outcome, a slot's death the future's exception."""
 
+    def kill(self, slot: int) -> None:
+        """Ends what runs in a slot at once, as if it had died; one that cannot be ended is left alone."""
+
     def close(self) -> None:
         """Stops everything at once; what is unfinished is lost."""
 
@@ -82,23 +88,61 @@ def run_job(job: Job) -> Outcome:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     wanted = [stage for stage in job.lanes if stage is not None]
-    failed: dict[str, Failure] = {}
-    if (failure := _try(job, job.lanes)) and len(wanted) == 1:
-        failed[wanted[0].key] = failure
-    elif failure:
-        # One lane's fault must cost the others nothing: each is done without them, in its own place of the pack.
-        for stage in wanted:
-            if failure := _try(job, tuple(lane if lane is stage else None for lane in job.lanes)):
-                failed[stage.key] = failure
-    return Outcome(seconds=time.perf_counter() - begun, failed=failed)
+    with stage_log(Store(job.store).files, wanted[0].key):
+        failed = _do_all(job, wanted)
+        seconds = time.perf_counter() - begun
+        log.info("%d of %d stages failed, after %.1f s", len(failed), len(wanted), seconds)
+    return Outcome(seconds=seconds, failed=failed)
+
+
+def _do_all(job: Job, wanted: list[Stage]) -> dict[str, Failure]:
+    failure = _try(job, job.lanes)
+    if failure is None:
+        return {}
+    if len(wanted) == 1:
+        return {wanted[0].key: failure}
+    # One lane's fault must cost the others nothing: each is done without them, in its own place of the pack.
+    alone = {s.key: _try(job, tuple(lane if lane is s else None for lane in job.lanes)) for s in wanted}
+    return {key: failure for key, failure in alone.items() if failure is not None}
 
 
 def _try(job: Job, lanes: tuple[Stage | None, ...]) -> Failure | None:
+    wanted = [stage for stage in job.lanes if stage is not None]
+    alive = [stage for stage in lanes if stage is not None]
+    limit = job.limits.stage_seconds
+    log.info("on %s: %s", job.device, "; ".join(f"{stage.kind} {stage.label}" for stage in alive))
     try:
-        _do(job, lanes)
+        with _at_most(limit and limit * len(alive)):
+            _do(job, lanes)
     except Exception as error:  # a fault in one stage must cost no other: it becomes data
-        return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+        log.exception("failed")
+        return Failure(
+            reason=f"{type(error).__name__}: {error}",
+            trace=traceback.format_exc(),
+            log=log_name(wanted[0].key),
+            out_of_memory=type(error).__name__ == "OutOfMemoryError",
+        )
     return None
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float | None) -> Iterator[None]:
+    """Raises ``TimeoutError`` in what takes longer; what hangs outside of Python is left to :meth:`Executor.kill`."""
+    possible = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
+    if seconds is None or not possible:
+        yield
+        return
+
+    def overrun(*_: Any) -> None:
+        raise TimeoutError(f"it took longer than limits.stage_seconds allows ({seconds:g} s in all)")
+
+    before = signal.signal(signal.SIGALRM, overrun)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _do(job: Job, lanes: tuple[Stage | None, ...]) -> None:

@@ -1,0 +1,130 @@
+"""What lies in a run's folder beside its store: the experiment, its cells, and how the sweeps on it are doing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prune_bench.errors import PruneBenchError
+from prune_bench.identity import host, identity, is_alive
+from prune_bench.sweep.progress import Count, Snapshot
+from prune_bench.sweep.store import Store
+
+_DEAD_AFTER = 30.0  # seconds without a word from a sweep on another machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCells:
+    """The cells of a run.
+
+    Attributes:
+        store: Where its artifacts are; empty for the folder ``store`` beside.
+        rows: For each cell ``cell``, ``key`` and, if it has failed, ``reason``.
+    """
+
+    store: str
+    rows: list[dict[str, Any]]
+
+
+def read_cells(folder: Path) -> RunCells:
+    """The cells of a run.
+
+    Raises:
+        PruneBenchError: The folder is no run's.
+    """
+    try:
+        return RunCells(**json.loads((folder / "cells.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise PruneBenchError(f"{folder} is not the folder of a sweep: {error}") from None
+
+
+def write_cells(folder: Path, cells: RunCells) -> None:
+    """Writes them whole or not at all."""
+    _replace(folder / "cells.json", asdict(cells))
+
+
+def run_store(folder: Path, say: Callable[[str], None] | None = None) -> Store:
+    """The store of a run."""
+    location = read_cells(folder).store or folder / "store"
+    return Store(location) if say is None else Store(location, say)
+
+
+def read_rates(folder: Path, device: str) -> dict[str, float]:
+    """Seconds a dense epoch that stages of this run took before, by ``kind method``; empty if there were none.
+
+    Args:
+        folder: The run's.
+        device: ``cpu``, ``cuda`` or ``mps``.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return dict(json.loads((folder / "costs.json").read_text()).get(device, {}))
+    return {}
+
+
+def write_rates(folder: Path, device: str, rates: dict[str, float]) -> None:
+    """Keeps what was measured, beside what was before."""
+    if rates:
+        _replace(folder / "costs.json", {device: read_rates(folder, device) | rates})
+
+
+class StatusFile:
+    """One sweep's word on where it stands, for ``prune-bench status``.
+
+    Args:
+        folder: The run's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "status" / f"{uuid.uuid4().hex}.json"
+        for path, said in _statuses(folder):
+            if not _is_alive(said):
+                path.unlink(missing_ok=True)
+
+    def write(self, now: Snapshot) -> None:
+        """Writes the sweep's state; a full disk loses the word only."""
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(self._path, {"process": identity(), "snapshot": asdict(now)})
+
+
+def read_statuses(folder: Path) -> list[tuple[Snapshot, str]]:
+    """What the sweeps on a run said last, oldest first, each with ``running`` or ``stopped``."""
+    found = []
+    for _, said in _statuses(folder):
+        values = said["snapshot"]
+        counts = tuple(Count(**count) for count in values.pop("counts"))
+        pairs: dict[str, Any] = {
+            name: tuple(tuple(pair) for pair in values.pop(name)) for name in ("running", "failed")
+        }
+        snapshot = Snapshot(counts=counts, **pairs, **values)
+        found.append((snapshot, "running" if _is_alive(said) else "stopped"))
+    return sorted(found, key=lambda pair: pair[0].began)
+
+
+def _statuses(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    found = []
+    for path in sorted((folder / "status").glob("*.json")):
+        with contextlib.suppress(OSError, ValueError):
+            found.append((path, json.loads(path.read_text())))
+    return found
+
+
+def _is_alive(said: dict[str, Any]) -> bool:
+    if said["process"]["host"] == host():
+        return is_alive(said["process"])
+    return bool(time.time() - said["snapshot"]["updated"] < _DEAD_AFTER)
+
+
+def _replace(path: Path, content: Any) -> None:
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        aside.write_text(json.dumps(content))
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
