@@ -77,7 +77,7 @@ class Claims:
         if key in self._mine:
             return True
         held = self._generations(key)
-        if held and not self._is_dead(_name(key, held[-1])):
+        if held and not _is_dead(self._files, _name(key, held[-1]), self._dead_after):
             return False
         generation = held[-1] + 1 if held else 0
         created = self._files.create(_name(key, generation), self._me)
@@ -90,16 +90,6 @@ class Claims:
         names = [name for name in self._files.names("claims") if name.startswith(f"claims/{key}.")]
         return sorted(int(name.rpartition(".")[2]) for name in names)
 
-    def _is_dead(self, name: str) -> bool:
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-            owner = json.loads(self._files.read(name))
-            if owner["host"] == host():
-                return not is_alive(owner)
-        # On another machine only the heart tells; whoever let go meanwhile is not dead but gone.
-        with contextlib.suppress(FileNotFoundError):
-            return self._files.age(name) > self._dead_after
-        return False
-
     def _touch_all(self) -> None:
         while not self._over.wait(self._beat):
             with self._lock:
@@ -107,6 +97,22 @@ class Claims:
             for key, generation in mine.items():
                 with contextlib.suppress(OSError):
                     self._files.touch(_name(key, generation))
+
+
+def living_claims(files: Files, dead_after: float = DEAD_AFTER) -> list[str]:
+    """Names of the claims in a store whose owners are alive."""
+    return [name for name in files.names("claims") if not _is_dead(files, name, dead_after)]
+
+
+def _is_dead(files: Files, name: str, dead_after: float) -> bool:
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+        owner = json.loads(files.read(name))
+        if owner["host"] == host():
+            return not is_alive(owner)
+    # On another machine only the heart tells; whoever let go meanwhile is not dead but gone.
+    with contextlib.suppress(FileNotFoundError):
+        return files.age(name) > dead_after
+    return False
 
 
 def _name(key: str, generation: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prune_bench.errors import PruneBenchError
+from prune_bench.sweep.claims import living_claims
 from prune_bench.sweep.run_folder import RunCells, read_cells, run_store, write_cells
 from prune_bench.sweep.store import Store, decode
 
@@ -41,9 +42,13 @@ def clean(folder: Path, needed: Iterable[str], unfinished: Iterable[str], *, dry
         dry_run: Say what would go, and remove nothing.
 
     Raises:
-        PruneBenchError: The folder is no run's, or a sweep is at work on its store.
+        PruneBenchError: The folder is no run's, a sweep is at work on it, or its store may serve other runs.
     """
+    if shared := read_cells(folder).store:
+        raise PruneBenchError(f"store={shared} may serve other runs too: remove from it by hand what you know")
     store = run_store(folder)
+    if held := living_claims(store.files):
+        raise PruneBenchError(f"a sweep is at work on {store.location} ({len(held)} claims): wait for it, or stop it")
     kept = {key for key in needed if key.startswith(_KEPT_FOR_GOOD)} | set(unfinished)
     names = {Store.name(key) for key in kept} | {f"{what}/{key}.{end}" for key in needed for what, end in _BESIDE}
     gone = tuple(name for name in store.files.names() if name not in names)

@@ -57,8 +57,8 @@ def run_status(folder: Path) -> dict[str, Any]:
     """Where a run stands, as plain data.
 
     Returns:
-        ``cells``: how many are ``done``, ``failed`` or ``missing``, counted in the store; ``running``: whether a sweep
-        is at work; ``sweeps``: what each said last, :class:`prune_bench.sweep.progress.Snapshot` and ``state``.
+        ``cells``: how many are ``done``, ``failed`` or ``missing``, counted in the store; ``running``: whether a
+        sweep is at work; ``sweeps``: a :class:`prune_bench.sweep.progress.Snapshot` of each, and its ``state``.
     """
     store, cells = run_store(folder), read_cells(folder)
     done = {row["key"] for row in cells.rows if store.has(row["key"])}

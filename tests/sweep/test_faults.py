@@ -1,0 +1,96 @@
+"""Kills at random moments: what was finished stays, nothing is computed twice, and the end is as if nothing was."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+
+import pytest
+
+from tests.sweep import faults
+
+KILLS = 200
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    child = faults.start(folder)
+    begun = faults.now()
+    child.join()
+    assert child.exitcode == 0
+    return faults.content(folder), faults.now() - begun
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_hundred_kills_of_the_driver_change_no_bit_and_repeat_nothing_finished(undisturbed, tmp_path):
+    whole, seconds = undisturbed
+    chance, kills, runs = random.Random(0), 0, 0
+    while kills < KILLS:
+        folder, runs = tmp_path / f"run{runs}", runs + 1
+        while True:
+            child = faults.start(folder)
+            if faults.wait_for(child, chance.uniform(0, seconds / 4)):
+                assert child.exitcode == 0
+                break
+            kills += faults.kill(child)
+        assert faults.content(folder) == whole
+        assert [key for key, times in Counter(faults.finished(folder)).items() if times > 1] == []
+    assert runs >= 3
+
+
+def test_two_sweeps_on_one_store_share_the_work_and_both_have_the_whole_table(undisturbed, tmp_path):
+    children = [faults.start(tmp_path / "run") for _ in range(2)]
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+    assert faults.content(tmp_path / "run") == undisturbed[0]
+    assert set(Counter(faults.finished(tmp_path / "run")).values()) == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_of_three_sweeps_on_one_store_any_may_be_killed(undisturbed, tmp_path):
+    chance, kills = random.Random(1), 0
+    for attempt in range(6):
+        folder = tmp_path / f"run{attempt}"
+        children = [faults.start(folder) for _ in range(3)]
+        for child in children[1:]:
+            time.sleep(chance.uniform(0, undisturbed[1] / 4))
+            kills += faults.kill(child)
+        children[0].join()
+        assert children[0].exitcode == 0
+        assert faults.content(folder) == undisturbed[0]
+        assert max(Counter(faults.finished(folder)).values()) == 1
+    assert kills >= 6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_kills_of_workers_and_of_their_driver_change_no_bit(undisturbed, tmp_path):
+    chance, folder = random.Random(2), tmp_path / "run"
+    words = ("executor=processes", "devices.count=2")
+    for victim in ("worker", "driver", "worker", "worker", "driver"):
+        child = faults.start(folder, *words)
+        time.sleep(chance.uniform(4, 8))
+        if child.exitcode is not None:
+            break
+        if victim == "driver":
+            faults.kill(child)
+        elif workers := _children(child.pid):
+            os.kill(chance.choice(workers), signal.SIGKILL)
+            child.join()
+            assert child.exitcode == 0
+            break
+    child = faults.start(folder, *words)
+    child.join()
+    assert child.exitcode == 0
+    assert faults.content(folder) == undisturbed[0]
+
+
+def _children(pid):
+    import psutil
+
+    return [child.pid for child in psutil.Process(pid).children() if "spawn_main" in " ".join(child.cmdline())]
