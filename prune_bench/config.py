@@ -82,6 +82,14 @@ class Devices:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How long things may take. Nothing here changes a result."""
+
+    checkpoint_seconds: AboveZero = 120.0
+    """Seconds of a training between two checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Wandb:
     """Mirroring to Weights & Biases; the run's own store stays the truth."""
 
@@ -123,6 +131,8 @@ class Experiment:
     """Where cells run."""
     executor: Literal["auto", "inline", "processes"] = "auto"
     """`inline` is this process; `auto` takes one process a device when there is more than one."""
+    limits: Limits = field(default_factory=Limits)
+    """How long things may take."""
     wandb: Wandb = field(default_factory=Wandb)
     """Mirroring to Weights & Biases."""
 

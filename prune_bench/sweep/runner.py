@@ -62,6 +62,7 @@ def run_plan(
     executor: Executor,
     *,
     threads: int,
+    checkpoint_seconds: float,
     watch: Callable[[Progress, str | None], None],
 ) -> Progress:
     """Computes ``todo``.
@@ -72,18 +73,19 @@ def run_plan(
         store: Where artifacts go.
         executor: Where stages run.
         threads: CPU threads a slot.
+        checkpoint_seconds: Of a training, between two checkpoints.
         watch: Told after every change; its second argument is the key of a stage that was just computed, or None.
     """
-    return _Run(todo, open_packs(packs, todo, store), store, executor, threads, watch).run()
+    return _Run(todo, open_packs(packs, todo, store), store, executor, threads, checkpoint_seconds, watch).run()
 
 
 class _Run:
     def __init__(
         self, todo: dict[str, Stage], packs: list[OpenPack], store: Store, executor: Executor, threads: int,
-        watch: Callable[[Progress, str | None], None],
+        checkpoint_seconds: float, watch: Callable[[Progress, str | None], None],
     ) -> None:  # fmt: skip
         self._todo, self._packs, self._store, self._executor = todo, packs, store, executor
-        self._threads, self._watch = threads, watch
+        self._threads, self._checkpoint_seconds, self._watch = threads, checkpoint_seconds, watch
         self._progress = Progress(len(todo), sum(stage.cost for stage in todo.values()))
         self._pack_of = {key: i for i, pack in enumerate(packs) for key in pack.wanted}
         self._waits = [{k for key in pack.wanted for k in todo[key].inputs.values() if k in todo} for pack in packs]
@@ -129,7 +131,10 @@ class _Run:
         self._progress.running |= {key: self._todo[key].label for key in alive}
         lanes = tuple(self._todo[key] if key in alive else None for key in keys)
         device = self._executor.devices[slot]
-        job = Job(lanes=lanes, pack=keys, store=self._store.folder, device=device, threads=self._threads)
+        job = Job(
+            lanes=lanes, pack=keys, store=self._store.folder, device=device,
+            threads=self._threads, checkpoint_seconds=self._checkpoint_seconds,
+        )  # fmt: skip
         return self._executor.submit(job, slot)
 
     def _settle(self, pack: int, future: Future[Outcome]) -> None:

@@ -109,7 +109,10 @@ def _run(
                 display.show(progress)
 
         try:
-            return run_plan(todo, packs, store, executor, threads=experiment.devices.threads, watch=watch)
+            return run_plan(
+                todo, packs, store, executor, threads=experiment.devices.threads,
+                checkpoint_seconds=experiment.limits.checkpoint_seconds, watch=watch,
+            )  # fmt: skip
         finally:
             executor.close()
 

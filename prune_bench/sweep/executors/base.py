@@ -5,15 +5,19 @@ Artifacts move through the store; what comes back is only word of the outcome.
 
 from __future__ import annotations
 
+import hashlib
 import time
 import traceback
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from prune_bench.sweep.stages import Stage
 from prune_bench.sweep.store import Artifact, Store
+
+if TYPE_CHECKING:
+    from prune_bench.training import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,7 @@ class Job:
         store: The store's folder.
         device: As torch names it.
         threads: CPU threads.
+        checkpoint_seconds: Of a training, between two checkpoints.
     """
 
     lanes: tuple[Stage | None, ...]
@@ -33,6 +38,7 @@ class Job:
     store: Path
     device: str
     threads: int
+    checkpoint_seconds: float
 
 
 @dataclass(frozen=True)
@@ -111,13 +117,23 @@ def _do(job: Job, lanes: tuple[Stage | None, ...]) -> None:
     # A lane that is not wanted is filled with one that is: the shapes, and with them the bits, stay the pack's.
     stages = [wanted if lane is None else lane for lane in lanes]
     inputs = {stage.key: _read_inputs(stage, store) for stage in stages}
-    artifacts = compute(stages, [inputs[stage.key] for stage in stages], device)
+    checkpoint = _checkpoint(job, stages)
+    artifacts = compute(stages, [inputs[stage.key] for stage in stages], device, checkpoint)
     for lane, artifact in zip(lanes, artifacts):
         if lane is not None:
             record = {"made_by": made_by(device, len(lanes)), **artifact.record}
             if len(lanes) > 1:
                 record["packed"] = list(job.pack)
             store.write(lane.key, Artifact(record, artifact.tensors))
+    checkpoint.remove()
+
+
+def _checkpoint(job: Job, stages: list[Stage]) -> Checkpoint:
+    """Of exactly these lanes: a checkpoint of others would hold other networks."""
+    from prune_bench.training import Checkpoint
+
+    name = hashlib.sha256("\n".join(stage.key for stage in stages).encode()).hexdigest()[:32]
+    return Checkpoint(path=job.store / "checkpoints" / f"{name}.ckpt", every=job.checkpoint_seconds)
 
 
 def _read_inputs(stage: Stage, store: Store) -> dict[str, Artifact]:
