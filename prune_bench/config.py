@@ -89,6 +89,8 @@ class Limits:
 
     stage_seconds: AboveZero | None = None
     """Seconds a stage may take before it counts as failed; null for no limit. Of cells side by side, the sum."""
+    checkpoint_seconds: AboveZero = 120.0
+    """Seconds of a training, or of an LTR level, between two checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,10 @@
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
+
+from prune_bench.training.descent import Descent
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -32,3 +36,22 @@ def tiny() -> nn.Module:
 def batch() -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(2)
     return torch.randn(12, 1, 4, 4, generator=g, dtype=torch.float64), torch.arange(12) % 4
+
+
+@pytest.fixture
+def cut_off(monkeypatch):
+    """``cut_off(k)`` has trainings raise in the k-th step from now, if not None; ``cut_off.steps`` counts them."""
+    real = Descent.step
+
+    def at(last):
+        steps, at.steps = itertools.count(1), 0
+
+        def step(self, x, y):
+            at.steps = next(steps)
+            if at.steps == last:
+                raise KeyboardInterrupt
+            return real(self, x, y)
+
+        monkeypatch.setattr(Descent, "step", step)
+
+    return at

@@ -130,6 +130,11 @@ class Pruner(LightningModule):
         """About how long one run, or one level of a chain, is, in dense epochs; a sweep orders its work by it."""
         return 0.1
 
+    @property
+    def resumable(self) -> bool:
+        """Whether a checkpoint after this item of its work holds all it needs to go on; asked after every one."""
+        return False
+
     @abstractmethod
     def work(self, data: TrainingData) -> Iterable[Any]:
         """The items of ``training_step``: what Lightning calls a dataloader."""

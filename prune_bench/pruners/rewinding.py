@@ -18,7 +18,6 @@ from prune_bench.packing import pack
 from prune_bench.pruners.base import Pruner, Sharing, Ticket
 from prune_bench.pruners.registry import pruners
 from prune_bench.ranking import Ranking
-from prune_bench.training.blocks import STEPS_PER_BLOCK
 from prune_bench.training.descent import Descent
 
 
@@ -43,6 +42,8 @@ class LotteryTicketRewinding(Pruner):
     """
 
     trains = True
+    _done = 0
+    _kept: dict[str, Any] | None = None
 
     @classmethod
     def sharing(cls, options: Any) -> Sharing:
@@ -69,8 +70,17 @@ class LotteryTicketRewinding(Pruner):
         """The same level of several seeds can run side by side."""
         return recipe.batch_size
 
+    @property
+    def resumable(self) -> bool:
+        """Within its first level: a sweep's runs have no other."""
+        return not self.found
+
     def work(self, data: TrainingData) -> Iterable[tuple[int, float, bool, Iterator[Batch]]]:
-        """Blocks of every level's training: its epoch, its density, whether it ends the level, and its batches."""
+        """Epochs of every level's training: its number, its density, whether it ends the level, and its batches."""
+        # A generator, so that it asks how many are done when a checkpoint has been read.
+        yield from islice(self._epochs(data), self._done, None)
+
+    def _epochs(self, data: TrainingData) -> Iterator[tuple[int, float, bool, Iterator[Batch]]]:
         begun = 1.0 if self.start is None else self.start.density
         levels = {level for density in self.densities for level in self.levels(self.options, density)}
         last = self.first_epoch + (self.options.epochs or self.recipe.epochs - self.first_epoch)
@@ -80,9 +90,7 @@ class LotteryTicketRewinding(Pruner):
                 yield (self.first_epoch, level, True, iter([]))
                 continue
             for epoch in range(self.first_epoch, last):
-                batches = list_blocks(data.epoch(epoch, size, augment=True), data.steps_per_epoch(size))
-                for k, block in enumerate(batches, start=1):
-                    yield (epoch, level, epoch == last - 1 and k == len(batches), block)
+                yield (epoch, level, epoch == last - 1, data.epoch(epoch, size, augment=True))
 
     def on_train_start(self) -> None:
         """Keeps the rewind state: weights, normalisation, everything the network holds."""
@@ -95,19 +103,42 @@ class LotteryTicketRewinding(Pruner):
             self._rankings.append(start.ranking.to(self.device))
             self._masks.append(start.mask.to(self.device))
         self._descent: Descent | None = None
+        if self._kept is not None:
+            self._packed.load_state_dict(self._kept["network"])
+            self._descent = self._descend()
+            self._descent.optimizer.load_state_dict(self._kept["optimizer"])
+            for lane, (forwards, backwards) in zip(self.lanes, self._kept["passes"]):
+                lane.forwards, lane.backwards = forwards, backwards
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds how far the level is."""
+        checkpoint["level"] = {
+            "done": self._done,
+            "network": self._packed.state_dict(),
+            "optimizer": self._descent and self._descent.optimizer.state_dict(),
+            "passes": [(lane.forwards, lane.backwards) for lane in self.lanes],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on from there; its own network stays as it is, for that is what is rewound to."""
+        self._kept, checkpoint["state_dict"] = checkpoint["level"], self.state_dict()
+        self._done = checkpoint["level"]["done"]
 
     def training_step(self, item: tuple[int, float, bool, Iterator[Batch]], index: int) -> None:
-        """A block of optimisation steps; at a level's end, prunes to its density and rewinds."""
-        epoch, level, ends, block = item
-        if self._descent is None:
-            self._descent = Descent(self._packed, Mask.side_by_side(self._masks), self.recipe, lanes=len(self.lanes))
+        """An epoch; at a level's end, prunes to its density and rewinds."""
+        epoch, level, ends, batches = item
+        self._descent = self._descent or self._descend()
         self._descent.begin_epoch(epoch)
-        for x, y in block:
+        for x, y in batches:
             self._descent.step(x, y)
             for lane in self.lanes:
                 lane.forwards, lane.backwards = lane.forwards + y.shape[-1], lane.backwards + y.shape[-1]
+        self._done += 1
         if ends:
             self._prune(level)
+
+    def _descend(self) -> Descent:
+        return Descent(self._packed, Mask.side_by_side(self._masks), self.recipe, lanes=len(self.lanes))
 
     def _prune(self, level: float) -> None:
         lengths = {name: weight.detach().abs() for name, weight in prunable_weights(self._packed).items()}
@@ -117,8 +148,3 @@ class LotteryTicketRewinding(Pruner):
             self._masks[i] = self._rankings[i].mask(level)
         self._packed.load_state_dict(self._rewind)
         self._descent = None
-
-
-def list_blocks(batches: Iterator[Batch], steps: int) -> list[Iterator[Batch]]:
-    """An epoch's batches as blocks that draw from one iterator, to be used in their order."""
-    return [islice(batches, STEPS_PER_BLOCK) for _ in range(-(-steps // STEPS_PER_BLOCK))]

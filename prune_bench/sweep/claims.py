@@ -12,8 +12,8 @@ import json
 import threading
 from collections.abc import Iterable
 
+from prune_bench.files import Files
 from prune_bench.identity import host, identity, is_alive
-from prune_bench.sweep.files import Files
 
 BEAT = 5.0
 """Seconds between two touches."""

@@ -26,29 +26,34 @@ from prune_bench.randomness import generator
 from prune_bench.ranking import Ranking
 from prune_bench.sweep.stages import Kind, Stage
 from prune_bench.sweep.store import Artifact
-from prune_bench.training import Trained, evaluate_lanes, fit, train_lanes
+from prune_bench.training import Checkpoint, Trained, evaluate_lanes, fit, train_lanes
 from prune_bench.variants import variant_mask
 
 Inputs = dict[str, Artifact]
-How = Callable[[Sequence[Stage], Sequence[Inputs], torch.device], list[Artifact]]
+How = Callable[[Sequence[Stage], Sequence[Inputs], torch.device, Checkpoint | None], list[Artifact]]
 
 
-def compute(stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.device) -> list[Artifact]:
+def compute(
+    stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.device, checkpoint: Checkpoint | None = None
+) -> list[Artifact]:
     """Does one stage, or several alike side by side.
 
     Args:
         stages: What to do; of one kind.
         inputs: For each the artifacts of its ``inputs``, by role.
         device: Where.
+        checkpoint: Where trainings keep how far they are; of these stages and no others.
     """
     first = stages[0]
     # Layers of a user's own, such as dropout, may draw from the global generators: a stage's draws are its own.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(generator(first.spec["seed"], "global", first.kind).initial_seed())
-        return _HOW[first.kind](stages, inputs, device)
+        return _HOW[first.kind](stages, inputs, device, checkpoint)
 
 
-def _state(stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.device) -> list[Artifact]:
+def _state(
+    stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.device, checkpoint: Checkpoint | None
+) -> list[Artifact]:
     data, epoch = _data(stages, device), stages[0].spec["epoch"]
     networks = [_network(stage, own) for stage, own in zip(stages, data)]
     if epoch == 0:
@@ -58,7 +63,9 @@ def _state(stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.devi
         _load(network, own["init"])
     recipe, begun = _recipe(stages[0].spec), time.perf_counter()
     full = [Mask.full(network) for network in networks]
-    lanes = train_lanes(networks, full, recipe, pack_data(data), last_epoch=epoch, device=device)
+    lanes = train_lanes(
+        networks, full, recipe, pack_data(data), last_epoch=epoch, device=device, checkpoint=checkpoint
+    )
     seconds = (time.perf_counter() - begun) / len(lanes)
     for lane in lanes:
         if lane.diverged is not None:
@@ -67,12 +74,14 @@ def _state(stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.devi
     return [Artifact({**record, "curves": lane.curves}, _arrays(lane.network.state_dict())) for lane in lanes]
 
 
-def _ranking(stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.device) -> list[Artifact]:
+def _ranking(
+    stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.device, checkpoint: Checkpoint | None
+) -> list[Artifact]:
     data = _data(stages, device)
     lanes = [_pruner(*own) for own in zip(stages, inputs, data)]
     begun = time.perf_counter()
     lanes[0].join(lanes[1:])
-    fit(lanes[0], lanes[0].work(pack_data(data)), epochs=1, device=device)
+    fit(lanes[0], lanes[0].work(pack_data(data)), epochs=1, device=device, checkpoint=checkpoint)
     seconds = (time.perf_counter() - begun) / len(lanes)
     return [_found(lane, own, data[0].samples, seconds) for lane, own in zip(lanes, inputs)]
 
@@ -119,13 +128,15 @@ def _ticket(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
     return Artifact(record, _arrays(dict(mask)))
 
 
-def _training(stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.device) -> list[Artifact]:
+def _training(
+    stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.device, checkpoint: Checkpoint | None
+) -> list[Artifact]:
     data, recipe = _data(stages, device), _recipe(stages[0].spec)
     networks = [_load(_network(s, d), own["state"]) for s, d, own in zip(stages, data, inputs)]
     masks = [_read_mask(own["ticket"]) for own in inputs]
     together, begun = pack_data(data), time.perf_counter()
     epoch = inputs[0]["state"].record["epoch"]
-    lanes = train_lanes(networks, masks, recipe, together, first_epoch=epoch, device=device)
+    lanes = train_lanes(networks, masks, recipe, together, first_epoch=epoch, device=device, checkpoint=checkpoint)
     seconds = (time.perf_counter() - begun) / len(lanes)
     packed = pack([lane.network for lane in lanes])
     scores = evaluate_lanes(packed, together.evaluation("test", recipe.eval_batch_size), len(lanes))
@@ -159,7 +170,7 @@ def _result(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
 
 
 def _each(how: Callable[[Stage, Inputs, torch.device], Artifact]) -> How:
-    return lambda stages, inputs, device: [how(stage, own, device) for stage, own in zip(stages, inputs)]
+    return lambda stages, inputs, device, checkpoint: [how(stage, own, device) for stage, own in zip(stages, inputs)]
 
 
 _HOW: dict[Kind, How] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,11 +29,11 @@ class Swept:
     size: int
 
 
-def clean(folder: Path, needed: Iterable[str], unfinished: Iterable[str], *, dry_run: bool = False) -> Swept:
+def clean(folder: Path, needed: Collection[str], unfinished: Collection[str], *, dry_run: bool = False) -> Swept:
     """Removes from a run's store what no result needs.
 
-    Results and tickets of the run's cells stay. States, searches and trainings stay as long as an unfinished cell
-    needs them. Other experiments' artifacts, damaged ones, dead sweeps' claims and logs of what is gone are removed.
+    Results and tickets of the run's cells stay. States, searches, trainings and checkpoints stay as long as an
+    unfinished cell needs them. Other experiments' artifacts, damaged ones, dead sweeps' claims and logs of what is gone are removed.
 
     Args:
         folder: The run's.
@@ -51,6 +51,8 @@ def clean(folder: Path, needed: Iterable[str], unfinished: Iterable[str], *, dry
         raise PruneBenchError(f"a sweep is at work on {store.location} ({len(held)} claims): wait for it, or stop it")
     kept = {key for key in needed if key.startswith(_KEPT_FOR_GOOD)} | set(unfinished)
     names = {Store.name(key) for key in kept} | {f"{what}/{key}.{end}" for key in needed for what, end in _BESIDE}
+    if unfinished:
+        names |= set(store.files.names("checkpoints"))
     gone = tuple(name for name in store.files.names() if name not in names)
     size = sum(store.files.size(name) for name in gone)
     for name in () if dry_run else gone:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TextIO
 
-from prune_bench.sweep.files import Files, LocalFiles
+from prune_bench.files import Files, LocalFiles
 
 
 def log_name(key: str) -> str:

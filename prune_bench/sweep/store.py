@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from prune_bench.sweep.files import open_files
+from prune_bench.files import open_files
 
 _FORMAT = "1"
 log = logging.getLogger(__name__)

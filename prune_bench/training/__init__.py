@@ -1,5 +1,6 @@
 """Training networks, dense or under a mask, and the Trainer that runs searches and trainings alike."""
 
+from prune_bench.training.checkpoint import Checkpoint
 from prune_bench.training.sparse import (
     SparseTraining,
     Trained,
@@ -10,4 +11,4 @@ from prune_bench.training.sparse import (
 )
 from prune_bench.training.trainer import fit
 
-__all__ = ["SparseTraining", "Trained", "evaluate", "evaluate_lanes", "fit", "train", "train_lanes"]
+__all__ = ["Checkpoint", "SparseTraining", "Trained", "evaluate", "evaluate_lanes", "fit", "train", "train_lanes"]

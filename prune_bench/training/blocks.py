@@ -39,8 +39,10 @@ class Epochs:
         return -(-self._data.steps_per_epoch(self._batch_size) // STEPS_PER_BLOCK)
 
     def __iter__(self) -> Iterator[Iterator[Batch]]:
+        # A generator, because a training that is gone on with asks for its iterator before it names the epoch.
         batches = self._data.epoch(self._first + self._epoch, self._batch_size, augment=True)
-        return (islice(batches, STEPS_PER_BLOCK) for _ in range(len(self)))
+        for _ in range(len(self)):
+            yield islice(batches, STEPS_PER_BLOCK)
 
 
 class Steps:

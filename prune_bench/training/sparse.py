@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -19,6 +20,7 @@ from prune_bench.data.protocol import Batch, DataSet, EvaluationData
 from prune_bench.mask import Mask
 from prune_bench.packing import PackedData, lane_outputs, pack, unpack_
 from prune_bench.training.blocks import Epochs
+from prune_bench.training.checkpoint import Checkpoint
 from prune_bench.training.descent import Descent
 from prune_bench.training.trainer import fit
 
@@ -97,6 +99,14 @@ class SparseTraining(LightningModule):
             self.curves[lane].append({"epoch": self._epoch, "train/loss": loss, **validation})
         self.trainer.should_stop = None not in self.diverged
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what was noted of the epochs so far."""
+        checkpoint["curves"], checkpoint["diverged"] = self.curves, self.diverged
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it up again."""
+        self.curves, self.diverged = checkpoint["curves"], checkpoint["diverged"]
+
     @property
     def _epoch(self) -> int:
         return self.first_epoch + self.current_epoch
@@ -111,11 +121,13 @@ def train(
     first_epoch: int = 0,
     last_epoch: int | None = None,
     device: torch.device,
+    checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Trains a copy of ``network`` under ``mask``; see :func:`train_lanes`, of which this is the case of one."""
     (trained,) = train_lanes(
-        [network], [mask], recipe, data, first_epoch=first_epoch, last_epoch=last_epoch, device=device
-    )
+        [network], [mask], recipe, data,
+        first_epoch=first_epoch, last_epoch=last_epoch, device=device, checkpoint=checkpoint,
+    )  # fmt: skip
     return trained
 
 
@@ -128,6 +140,7 @@ def train_lanes(
     first_epoch: int = 0,
     last_epoch: int | None = None,
     device: torch.device,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Trained]:
     """Trains copies of the networks side by side from ``first_epoch`` up to, not including, ``last_epoch``.
 
@@ -139,13 +152,15 @@ def train_lanes(
         first_epoch: Epoch of the recipe to start at.
         last_epoch: Epoch of the recipe to stop before; the recipe's end if None.
         device: Where it runs.
+        checkpoint: Where it keeps how far it is, and goes on from if it was cut off; None to keep nothing.
 
     Raises:
         TypeError: There are several networks, and they cannot be packed.
     """
     module = SparseTraining(networks, masks, recipe, data, first_epoch=first_epoch)
     epochs = (recipe.epochs if last_epoch is None else last_epoch) - first_epoch
-    fit(module, Epochs(data, recipe.batch_size, first=first_epoch), epochs=epochs, device=device)
+    loader = Epochs(data, recipe.batch_size, first=first_epoch)
+    fit(module, loader, epochs=epochs, device=device, checkpoint=checkpoint)
     trained = [copy.deepcopy(network).to(device) for network in networks]
     unpack_(module.network, trained)
     return [

@@ -11,8 +11,17 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from prune_bench.training.checkpoint import AmongFiles, Checkpoint, Saver
 
-def fit(module: LightningModule, loader: Iterable[Any], *, epochs: int, device: torch.device) -> None:
+
+def fit(
+    module: LightningModule,
+    loader: Iterable[Any],
+    *,
+    epochs: int,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+) -> None:
     """Runs ``module`` over ``loader`` for a number of Lightning epochs on one device.
 
     Args:
@@ -20,17 +29,20 @@ def fit(module: LightningModule, loader: Iterable[Any], *, epochs: int, device: 
         loader: Its items; anything iterable, sized or not.
         epochs: Passes over ``loader``.
         device: Where it runs; ``cuda`` without an index is the first GPU that is visible.
+        checkpoint: Where it keeps how far it is, and goes on from if it was cut off; None to keep nothing.
 
     Raises:
         KeyboardInterrupt: Ctrl-C. Lightning turns it into ``SystemExit`` and leaves Ctrl-C switched off.
     """
     handler = signal.getsignal(signal.SIGINT)
-    trainer = _trainer(epochs, device)
+    trainer = _trainer(epochs, device, checkpoint)
+    items = _Items(loader) if isinstance(loader, (list, tuple)) else loader
+    resumed = None if checkpoint is None else checkpoint.resumable(module)
     try:
         with warnings.catch_warnings():
             # Lightning warns of few workers, no optimiser and no validation: all three are meant.
             warnings.simplefilter("ignore")
-            trainer.fit(module, train_dataloaders=_Items(loader) if isinstance(loader, (list, tuple)) else loader)
+            trainer.fit(module, train_dataloaders=items, ckpt_path=resumed)
     except SystemExit:
         if trainer.interrupted:
             signal.signal(signal.SIGINT, handler)
@@ -51,7 +63,7 @@ class _Items:
         return iter(self._items)
 
 
-def _trainer(epochs: int, device: torch.device) -> Trainer:
+def _trainer(epochs: int, device: torch.device, checkpoint: Checkpoint | None) -> Trainer:
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     devices: Any = 1 if device.type != "cuda" else [device.index or 0]
@@ -60,7 +72,9 @@ def _trainer(epochs: int, device: torch.device) -> Trainer:
         devices=devices,
         max_epochs=epochs,
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=checkpoint is not None,
+        callbacks=[] if checkpoint is None else [Saver(checkpoint)],
+        plugins=[] if checkpoint is None else [AmongFiles(checkpoint.files)],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -1,6 +1,7 @@
 """LTR against torch.nn.utils.prune and a training loop written out, over several levels."""
 
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -10,7 +11,11 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 import prune_bench as pb
+from prune_bench.data import load_data
+from prune_bench.files import LocalFiles
+from prune_bench.packing import pack_data
 from prune_bench.pruners.rewinding import LotteryTicketRewinding, LtrOptions
+from prune_bench.training import Checkpoint, fit
 
 RECIPE = pb.Recipe(epochs=6, lr=0.1, milestones=(3,), weight_decay=1e-2, clip_norm=1.0)
 
@@ -73,3 +78,38 @@ def test_tickets_of_a_chain_lie_inside_each_other(tiny, batch):
     masks = [pb.find_mask(tiny, "ltr", density=d, data=[batch], recipe=RECIPE) for d in (0.8, 0.64, 0.512)]
     for larger, smaller in itertools.pairwise(masks):
         assert all(bool((larger[n] | ~smaller[n]).all()) for n in larger)
+
+
+def two_levels(lanes, checkpoint=None):
+    """Chains to 0.8 and 0.64, of several seeds side by side: their rankings, and the passes they cost."""
+    options = {"samples": 96, "test_samples": 32, "image_size": 4, "channels": 1, "classes": 4, "validation": 0.0}
+    data = pack_data([load_data("synthetic", options, seed) for seed in range(lanes)])
+    searches = []
+    for seed in range(lanes):
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4))
+        recipe = dataclasses.replace(RECIPE, batch_size=32)
+        searches.append(LotteryTicketRewinding(network, (0.64,), LtrOptions(), recipe=recipe))
+    searches[0].join(searches[1:])
+    fit(searches[0], searches[0].work(data), epochs=1, device=torch.device("cpu"), checkpoint=checkpoint)
+    found = [
+        torch.cat([r.flatten() for ranking in s.found.values() for r in ranking.layers.values()]) for s in searches
+    ]
+    return torch.stack(found), [(search.forwards, search.backwards) for search in searches]
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize(("epochs", "kept"), [(0, 0), (1, 1), (4, 4), (5, 5), (6, 5), (8, 5)])
+def test_a_chain_that_was_cut_off_goes_on_within_its_first_level_to_the_same_rankings(
+    lanes, epochs, kept, tmp_path, cut_off
+):
+    rankings, passes = two_levels(lanes)
+    checkpoint = Checkpoint(files=LocalFiles(tmp_path), name="level.ckpt", every=0.0)
+    cut_off(3 * epochs + 2)
+    with pytest.raises(KeyboardInterrupt):
+        two_levels(lanes, checkpoint)
+    cut_off(None)
+    resumed, resumed_passes = two_levels(lanes, checkpoint)
+    assert cut_off.steps == 3 * (2 * RECIPE.epochs - kept)
+    assert torch.equal(resumed, rankings)
+    assert resumed_passes == passes

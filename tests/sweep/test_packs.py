@@ -121,10 +121,10 @@ def test_one_lanes_fault_costs_its_neighbours_neither_result_nor_bits(tmp_path, 
     assert run(tmp_path / "whole") == 0
     real = compute._HOW[kind]
 
-    def failing(stages, inputs, device):
+    def failing(stages, inputs, *where):
         if any(s.label == "cts 0.3 seed 1" for s in stages):
             raise RuntimeError("no such luck")
-        return real(stages, inputs, device)
+        return real(stages, inputs, *where)
 
     monkeypatch.setitem(compute._HOW, kind, failing)
     assert run(tmp_path / "hurt") == 1

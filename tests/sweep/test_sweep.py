@@ -96,13 +96,13 @@ def test_an_interrupt_in_any_stage_and_a_rerun_give_the_undisturbed_result(
 ):
     real, seen = compute._HOW[kind], []
 
-    def interrupted(stages, inputs, device):
+    def interrupted(stages, inputs, *where):
         seen.append(stages)
         if len(seen) == 2 or (len(seen) == 1 and kind == "state" and moment == "begins"):
             if moment == "has begun":
-                real(stages, inputs, device)
+                real(stages, inputs, *where)
             raise KeyboardInterrupt
-        return real(stages, inputs, device)
+        return real(stages, inputs, *where)
 
     monkeypatch.setitem(compute._HOW, kind, interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -119,10 +119,10 @@ def test_an_interrupt_in_any_stage_and_a_rerun_give_the_undisturbed_result(
 def test_a_failing_stage_costs_only_the_cells_that_need_it(tmp_path, monkeypatch):
     real = compute._HOW["ranking"]
 
-    def failing(stages, inputs, device):
+    def failing(stages, inputs, *where):
         if stages[0].spec["method"] == "snip":
             raise RuntimeError("no such luck")
-        return real(stages, inputs, device)
+        return real(stages, inputs, *where)
 
     monkeypatch.setitem(compute._HOW, "ranking", failing)
     code, words = run(tmp_path, "prune_at=[init]")
@@ -181,6 +181,30 @@ def test_a_worker_that_is_killed_is_replaced_and_its_stage_tried_again(tmp_path)
     assert len(killed) == 1
     assert progress.failed == {}
     assert missing_stages(plan, store) == {}
+
+
+@pytest.mark.parametrize(("method", "stage"), [("dense", "training"), ("ltr", "ranking"), ("ltr", "training")])
+def test_a_stage_cut_off_in_its_second_epoch_begins_with_that_when_run_again(
+    undisturbed, tmp_path, cut_off, method, stage
+):
+    words = (f"methods=[{method}]", "prune_at=[init]", "limits.checkpoint_seconds=1e-9")
+    epoch = 3  # steps
+    cut_off(None)
+    assert run(tmp_path / "counted", *words)[0] == 0
+    whole = cut_off.steps
+    cut_off(epoch + 2 if stage == "ranking" else whole - 1)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", *words)
+    assert len(list((tmp_path / "run" / "store" / "checkpoints").iterdir())) == 1
+    done = cut_off.steps - 1
+    cut_off(None)
+    assert run(tmp_path / "run", *words)[0] == 0
+    assert 0 < done + cut_off.steps - whole < epoch
+    assert list((tmp_path / "run" / "store" / "checkpoints").iterdir()) == []
+    wanted = results(undisturbed[0])
+    wanted = wanted[(wanted.method == method) & (wanted.prune_at == "init")].reset_index(drop=True)
+    found = results(tmp_path / "run")
+    pd.testing.assert_frame_equal(found, wanted[found.columns])
 
 
 @pytest.mark.slow

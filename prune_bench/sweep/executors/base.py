@@ -6,6 +6,7 @@ Artifacts move through the store; what comes back is only word of the outcome.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import signal
 import threading
@@ -14,13 +15,16 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prune_bench.config import Limits
 from prune_bench.sweep.failures import Failure
 from prune_bench.sweep.logs import log_name, stage_log
 from prune_bench.sweep.stages import Stage
 from prune_bench.sweep.store import Artifact, Store
+
+if TYPE_CHECKING:
+    from prune_bench.training import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +39,7 @@ class Job:
         store: Where the store is.
         device: As torch names it.
         threads: CPU threads.
-        limits: How long a stage may take.
+        limits: How long a stage may take, and how often a training writes a checkpoint.
     """
 
     lanes: tuple[Stage | None, ...]
@@ -155,13 +159,24 @@ def _do(job: Job, lanes: tuple[Stage | None, ...]) -> None:
     # A lane that is not wanted is filled with one that is: the shapes, and with them the bits, stay the pack's.
     stages = [wanted if lane is None else lane for lane in lanes]
     inputs = {stage.key: _read_inputs(stage, store) for stage in stages}
-    artifacts = compute(stages, [inputs[stage.key] for stage in stages], device)
+    checkpoint = _checkpoint(job, stages)
+    artifacts = compute(stages, [inputs[stage.key] for stage in stages], device, checkpoint)
     for lane, artifact in zip(lanes, artifacts):
         if lane is not None:
             record = {"made_by": made_by(device, len(lanes)), **artifact.record}
             if len(lanes) > 1:
                 record["packed"] = list(job.pack)
             store.write(lane.key, Artifact(record, artifact.tensors))
+    checkpoint.remove()
+
+
+def _checkpoint(job: Job, stages: list[Stage]) -> Checkpoint:
+    """Of exactly these lanes: a checkpoint of others would hold other networks."""
+    from prune_bench.training import Checkpoint
+
+    mark = hashlib.sha256("\n".join(stage.key for stage in stages).encode()).hexdigest()[:32]
+    files = Store(job.store).files
+    return Checkpoint(files=files, name=f"checkpoints/{mark}.ckpt", every=job.limits.checkpoint_seconds)
 
 
 def _read_inputs(stage: Stage, store: Store) -> dict[str, Artifact]:
