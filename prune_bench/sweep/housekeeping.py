@@ -33,7 +33,8 @@ def clean(folder: Path, needed: Collection[str], unfinished: Collection[str], *,
     """Removes from a run's store what no result needs.
 
     Results and tickets of the run's cells stay. States, searches, trainings and checkpoints stay as long as an
-    unfinished cell needs them. Other experiments' artifacts, damaged ones, dead sweeps' claims and logs of what is gone are removed.
+    unfinished cell needs them. Other experiments' artifacts, damaged ones, dead sweeps' claims and logs of what is
+    gone are removed.
 
     Args:
         folder: The run's.
