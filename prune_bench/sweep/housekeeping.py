@@ -112,8 +112,9 @@ def import_run(archive: Path, folder: Path) -> tuple[int, int]:
     try:
         with zipfile.ZipFile(archive) as bundle:
             theirs = RunCells(**json.loads(bundle.read("cells.json")))
-            artifacts = list(_artifacts(bundle))
             experiment = bundle.read("experiment.yaml")
+            for _ in _artifacts(bundle):  # all of them sound, or nothing is changed
+                pass
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise PruneBenchError(f"{archive} is no exported run: {error}") from None
     if not (folder / "cells.json").exists():
@@ -121,12 +122,15 @@ def import_run(archive: Path, folder: Path) -> tuple[int, int]:
         (folder / "experiment.yaml").write_bytes(experiment)
         write_cells(folder, RunCells(store="", rows=[]))
     ours, store = read_cells(folder), run_store(folder)
-    new = [(name, data) for name, data in artifacts if not store.files.exists(name)]
-    for name, data in new:
-        store.files.write(name, data)
+    new = 0
+    with zipfile.ZipFile(archive) as bundle:
+        for name, data in _artifacts(bundle):
+            if not store.files.exists(name):
+                store.files.write(name, data)
+                new += 1
     rows = {row["key"]: row for row in theirs.rows} | {row["key"]: row for row in ours.rows}
     write_cells(folder, RunCells(store=ours.store, rows=list(rows.values())))
-    return len(new), len(rows)
+    return new, len(rows)
 
 
 def _artifacts(bundle: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:

@@ -183,5 +183,7 @@ def _read_inputs(stage: Stage, store: Store) -> dict[str, Artifact]:
     inputs = {role: store.read(key) for role, key in stage.inputs.items()}
     present = {role: artifact for role, artifact in inputs.items() if artifact is not None}
     if missing := sorted(set(inputs) - set(present)):
-        raise FileNotFoundError(f"its inputs are gone from the store: {', '.join(missing)}; run the sweep again")
+        raise FileNotFoundError(
+            f"its inputs are gone from the store: {', '.join(missing)}; --retry-failed computes them again"
+        )
     return present
