@@ -165,6 +165,7 @@ class _Run:
             device=self._executor.devices[slot], limits=self._limits,
         )  # fmt: skip
         self._progress.running |= dict.fromkeys(keys, time.time())
+        self._watch(self._progress, None)  # an executor of this process comes back when all is over
         # The worker minds the limit itself, lane by lane if it must; this ends one that hangs.
         last = time.monotonic() + (2 * len(keys) * limit + 30 if limit else float("inf"))
         self._free.remove(slot)
