@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +20,8 @@ from prune_bench.pruners.base import Pruner, Sharing, Ticket
 from prune_bench.pruners.registry import pruners
 from prune_bench.ranking import Ranking
 from prune_bench.training.descent import Descent
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +145,7 @@ class LotteryTicketRewinding(Pruner):
 
     def _prune(self, level: float) -> None:
         lengths = {name: weight.detach().abs() for name, weight in prunable_weights(self._packed).items()}
+        log.info("prunes to density %.4g", level)
         for i, lane in enumerate(self.lanes):
             magnitudes = {name: values.chunk(len(self.lanes))[i] for name, values in lengths.items()}
             self._rankings[i] = lane.found[level] = self._rankings[i].refine(magnitudes, self._masks[i].kept)

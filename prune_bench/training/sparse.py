@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from prune_bench.training.blocks import Epochs
 from prune_bench.training.checkpoint import Checkpoint
 from prune_bench.training.descent import Descent
 from prune_bench.training.trainer import fit
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +100,7 @@ class SparseTraining(LightningModule):
             if not math.isfinite(loss):
                 self.diverged[lane], validation = self._epoch, {}
             self.curves[lane].append({"epoch": self._epoch, "train/loss": loss, **validation})
+        log.info("epoch %d: loss %s", self._epoch, ", ".join(f"{loss:.4f}" for loss in losses))
         self.trainer.should_stop = None not in self.diverged
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
