@@ -89,11 +89,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _sweep(args: argparse.Namespace, console: Console) -> int:
     from prune_bench.config import load_experiment
-    from prune_bench.sweep.sweep import run_sweep
-    from prune_bench.sweep.toy import toy_size
+    from prune_bench.sweep.finished import close_sweep, find_finished
+    from prune_bench.tracking import Mirror
 
     words = [*args.overrides, *([f"executor={args.executor}"] if args.executor else [])]
     experiment = load_experiment(args.experiment, words)
+    if not args.fast and not args.dry_run:
+        results = find_finished(experiment, lambda words: console.print(words, style="yellow"))
+        if results is not None:
+            close_sweep(experiment, results, Mirror(experiment.wandb, experiment.folder), console)
+            return 0
+    # Imported only now: torch takes seconds, and a finished run needs none.
+    from prune_bench.sweep.sweep import run_sweep
+    from prune_bench.sweep.toy import toy_size
+
     experiment = toy_size(experiment) if args.fast else experiment
     return run_sweep(experiment, console, dry_run=args.dry_run, retry_failed=args.retry_failed)
 

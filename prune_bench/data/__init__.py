@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from prune_bench.data import digits, downloads, imagenet, synthetic, tiny_imagenet
-from prune_bench.data.cache import data_root, fingerprint
+from prune_bench.data.cache import fingerprint
 from prune_bench.data.device import DeviceData
 from prune_bench.data.folder import ImageFolderData
 from prune_bench.data.protocol import Batch, DataSet, EvaluationData, Samples, Split, TrainingData
 from prune_bench.data.registry import DataOptions, datasets
 from prune_bench.options import read_options
+from prune_bench.places import data_root
 
 __all__ = [
     "Batch",

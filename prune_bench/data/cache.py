@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import platformdirs
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -49,14 +48,6 @@ class Raw:
     train: Samples
     test: Samples
     fingerprint: str
-
-
-def data_root(root: str) -> Path:
-    """The folder of the data sets: ``root``, else the variable PRUNE_BENCH_DATA, else the user's cache folder."""
-    chosen = root or os.environ.get("PRUNE_BENCH_DATA", "")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(platformdirs.user_cache_dir("prune_bench", appauthor=False)) / "data"
 
 
 def fingerprint(*splits: Samples) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,20 @@ import pandas as pd
 from prune_bench.sweep.run_folder import read_cells, run_store
 
 
-def read_records(run: str | Path) -> list[dict[str, Any]]:
+def read_records(run: str | Path, say: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
     """Every cell of a run with its record, or why it has none.
 
     Each has ``key``, ``cell`` and ``status`` (``done``, ``diverged``, ``failed`` or ``missing``).
+
+    Args:
+        run: The sweep's folder.
+        say: Told of each damaged artifact; None to log it.
 
     Raises:
         PruneBenchError: The folder is no run.
     """
     folder = Path(run)
-    store, records = run_store(folder), []
+    store, records = run_store(folder, say), []
     for entry in read_cells(folder).rows:
         artifact = store.read(entry["key"])
         record = {"status": "failed" if entry.get("reason") else "missing", "reason": entry.get("reason", "")}
@@ -29,11 +34,12 @@ def read_records(run: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def load_results(run: str | Path) -> pd.DataFrame:
+def load_results(run: str | Path, say: Callable[[str], None] | None = None) -> pd.DataFrame:
     """A run's results, a row a cell.
 
     Args:
         run: The sweep's folder, for example ``runs/smoke``.
+        say: Told of each damaged artifact; None to log it.
 
     Returns:
         Columns ``model data prune_at method density variant seed status reason``, the metrics of
@@ -45,7 +51,7 @@ def load_results(run: str | Path) -> pd.DataFrame:
         PruneBenchError: The folder is no run.
     """
     rows = []
-    for record in read_records(run):
+    for record in read_records(run, say):
         metrics = {k: v for k, v in record.get("metrics", {}).items() if k != "density"}
         rows.append(
             {

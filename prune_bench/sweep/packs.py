@@ -10,50 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
-from prune_bench.config import Experiment
-from prune_bench.data.protocol import DataSet
-from prune_bench.errors import ConfigError
-from prune_bench.models import build_model
-from prune_bench.packing import can_pack
-from prune_bench.randomness import generator
 from prune_bench.sweep.stages import Plan, Stage
 from prune_bench.sweep.store import Store
 
 Pack = tuple[str, ...]
 """Keys of stages, a lane each, in their order."""
-
-_MOST = 8
-_PIXELS = 2**16  # of a pack's step: beyond that a CPU gains nothing more (benchmarks/README.md)
-
-
-def pack_sizes(experiment: Experiment, data: DataSet, device: str) -> Callable[[Stage], int]:
-    """How many lanes a stage's pack may have.
-
-    Args:
-        experiment: ``train.pack`` is a number or ``auto``.
-        data: Tells the networks' input.
-        device: What the cells run on; ``auto`` packs on the CPU only, where it has been measured.
-
-    Raises:
-        ConfigError: Packing is asked for, and the network cannot be packed.
-    """
-    wanted, model = experiment.train.pack, experiment.model
-    if wanted == 1 or (wanted == "auto" and device != "cpu"):
-        return lambda stage: 1
-    channels, height, width = data.input_shape
-    network = build_model(
-        model.name, model.options, in_channels=channels, image_size=width, num_classes=data.num_classes,
-        generator=generator(0, "can_pack"),
-    )  # fmt: skip
-    if not can_pack(network, data.input_shape):
-        if wanted == "auto":
-            return lambda stage: 1
-        raise ConfigError(
-            "train.pack", wanted, f"is not possible: {model.name} has layers that cannot go side by side"
-        )
-    if wanted != "auto":
-        return lambda stage: wanted
-    return lambda stage: max(1, min(_MOST, _PIXELS // (stage.step_images * height * width)))
 
 
 def make_packs(plan: Plan, size: Callable[[Stage], int]) -> list[Pack]:

@@ -25,11 +25,13 @@ class RunCells:
 
     Attributes:
         store: Where its artifacts are; empty for the folder ``store`` beside.
+        plan: Mark of what decided the plan, of :func:`prune_bench.sweep.finished.plan_mark`; empty if unknown.
         rows: For each cell ``cell``, ``key`` and, if it has failed, ``reason``.
     """
 
     store: str
     rows: list[dict[str, Any]]
+    plan: str = ""
 
 
 def read_cells(folder: Path) -> RunCells:
@@ -94,7 +96,7 @@ class StatusFile:
 
 
 def read_statuses(folder: Path) -> list[tuple[Snapshot, str]]:
-    """What the sweeps on a run said last, oldest first, each with ``running`` or ``stopped``."""
+    """What the sweeps on a run said last, oldest first, each with ``running`` or ``ended``."""
     found = []
     for _, said in _statuses(folder):
         values = said["snapshot"]
@@ -103,7 +105,7 @@ def read_statuses(folder: Path) -> list[tuple[Snapshot, str]]:
             name: tuple(tuple(pair) for pair in values.pop(name)) for name in ("running", "failed")
         }
         snapshot = Snapshot(counts=counts, **pairs, **values)
-        found.append((snapshot, "running" if _is_alive(said) else "stopped"))
+        found.append((snapshot, "running" if _is_alive(said) else "ended"))
     return sorted(found, key=lambda pair: pair[0].began)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,15 @@ from prune_bench.data import load_data
 from prune_bench.data.protocol import DataSet
 from prune_bench.errors import PruneBenchError
 from prune_bench.report.results import load_results, read_records
-from prune_bench.report.table import rich_table
 from prune_bench.sweep.cells import check
 from prune_bench.sweep.dry_run import probe, say_plan, say_time
 from prune_bench.sweep.executors import find_devices, make_executor
 from prune_bench.sweep.failures import failure_name, forget_failures
+from prune_bench.sweep.finished import close_sweep, keep, plan_mark
 from prune_bench.sweep.graph import missing_stages, with_inputs
-from prune_bench.sweep.packs import make_packs, pack_sizes
+from prune_bench.sweep.pack_sizes import pack_sizes
+from prune_bench.sweep.packs import make_packs
+from prune_bench.sweep.planner import make_plan
 from prune_bench.sweep.progress import Display, measured_rates, take_snapshot
 from prune_bench.sweep.run_folder import (
     RunCells,
@@ -33,7 +34,7 @@ from prune_bench.sweep.run_folder import (
     write_rates,
 )
 from prune_bench.sweep.runner import Progress, run_plan
-from prune_bench.sweep.stages import Plan, Stage, make_plan
+from prune_bench.sweep.stages import Plan, Stage
 from prune_bench.sweep.store import Store
 from prune_bench.tracking import CellRun, Mirror
 
@@ -83,15 +84,13 @@ def run_sweep(experiment: Experiment, console: Console, *, dry_run: bool = False
     try:
         if todo:
             failed = _run(experiment, plan, todo, store, devices, mirror, console).failed
-            _keep(lambda: write_cells(experiment.folder, _cells(experiment, plan, failed)), console)
+            keep(lambda: write_cells(experiment.folder, _cells(experiment, plan, failed)), console)
     except BaseException:
         mirror.stop()
         raise
-    unsent = mirror.close()
-    if unsent:
-        words = f"{unsent} runs have not reached W&B; send them with: prune-bench sync {experiment.folder}"
-        console.print(words, style="yellow")
-    return _say_results(experiment.folder, plan, failed, store, mirror, console)
+    close_sweep(experiment, load_results(experiment.folder), mirror, console)
+    _say_failures(plan, failed, store, console)
+    return 1 if failed else 0
 
 
 def _begin(experiment: Experiment, plan: Plan, todo: dict[str, Stage]) -> None:
@@ -104,14 +103,6 @@ def _begin(experiment: Experiment, plan: Plan, todo: dict[str, Stage]) -> None:
         # A finished run may lie on a disk that is read-only, and can be looked at all the same.
         if todo or not (folder / "cells.json").is_file():
             raise PruneBenchError(f"output={folder} cannot be written: {error}; name another with output=") from None
-
-
-def _keep(write: Callable[[], None], console: Console) -> None:
-    """Writes what can be written again from the store; a full disk is no reason to stop."""
-    try:
-        write()
-    except OSError as error:
-        console.print(f"not written: {error}; run the same command again to have it", style="yellow")
 
 
 def _say_time(todo: dict[str, Stage], experiment: Experiment, devices: list[str], console: Console) -> None:
@@ -182,7 +173,7 @@ def _run(
                 watch=watch,
             )
             show(progress)
-            _keep(lambda: write_rates(experiment.folder, kind, measured_rates(todo, progress.done)), console)
+            keep(lambda: write_rates(experiment.folder, kind, measured_rates(todo, progress.done)), console)
             return progress
         finally:
             executor.close()
@@ -206,29 +197,13 @@ def _cell_run(record: dict[str, Any], group: str) -> CellRun:
 
 def _cells(experiment: Experiment, plan: Plan, failed: dict[str, str]) -> RunCells:
     rows = [{"cell": asdict(cell), "key": key, "reason": failed.get(key, "")} for cell, key in plan.cells.items()]
-    return RunCells(store=experiment.store, rows=rows)
+    return RunCells(store=experiment.store, rows=rows, plan=plan_mark(experiment))
 
 
-def _say_results(
-    folder: Path, plan: Plan, failed: dict[str, str], store: Store, mirror: Mirror, console: Console
-) -> int:
-    results = load_results(folder)
-    _keep(lambda: results.to_csv(folder / "results.csv", index=False), console)
-    console.print(rich_table(results))
-    console.print(
-        "Differences are in points of accuracy against the original ticket of the same seed; search cost is in\n"
-        "seconds and in epochs of dense training. Effective density counts kept weights on a path from input\n"
-        "to output.",
-        style="dim", highlight=False,
-    )  # fmt: skip
-    wandb = "" if mirror.mode == "disabled" else f"; W&B ({mirror.mode}) in {folder / 'wandb'}"
-    console.print(f"results: {folder / 'results.csv'}; artifacts in {store.location}{wandb}", soft_wrap=True)
-    if diverged := int((results.status == "diverged").sum()):
-        console.print(f"{diverged} cells diverged; see the column reason in results.csv", style="yellow")
+def _say_failures(plan: Plan, failed: dict[str, str], store: Store, console: Console) -> None:
     causes = {key: reason for key, reason in failed.items() if not reason.startswith("needs ")}
     for key, reason in causes.items():
         words = f"failed: {plan.stages[key].label}: {reason}\n  {store.location}/{failure_name(key)}"
         console.print(words, style="red", highlight=False, soft_wrap=True)
     if causes:
         console.print(f"{len(failed)} stages have failed; --retry-failed tries them again", highlight=False)
-    return 1 if failed else 0

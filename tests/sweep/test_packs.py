@@ -10,7 +10,8 @@ import prune_bench as pb
 from prune_bench.config import make_experiment
 from prune_bench.errors import ConfigError
 from prune_bench.sweep import compute, sweep
-from prune_bench.sweep.packs import OpenPack, make_packs, open_packs, pack_sizes
+from prune_bench.sweep.pack_sizes import pack_sizes
+from prune_bench.sweep.packs import OpenPack, make_packs, open_packs
 from prune_bench.sweep.store import Artifact, Store
 
 TINY = {

@@ -7,7 +7,8 @@ import pytest
 
 from prune_bench.config import make_experiment
 from prune_bench.data import load_data
-from prune_bench.sweep.stages import VERSIONS, make_plan
+from prune_bench.sweep.planner import make_plan
+from prune_bench.sweep.stages import VERSIONS
 
 BASE = {
     "name": "x",

@@ -167,7 +167,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_stage_tried_again(tmp_path)
     store, executor, killed = Store(tmp_path / "store"), ProcessExecutor(["cpu"]), []
 
     def kill_once(progress, finished):
-        if progress.running and not killed:
+        if progress.running and executor._pools[0] and not killed:
             killed.extend(executor._pools[0]._processes)
             os.kill(killed[0], signal.SIGKILL)
 

@@ -1,0 +1,16 @@
+"""Where things lie on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def data_root(root: str) -> Path:
+    """The folder of the data sets: ``root``, else the variable PRUNE_BENCH_DATA, else the user's cache folder."""
+    chosen = root or os.environ.get("PRUNE_BENCH_DATA", "")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(platformdirs.user_cache_dir("prune_bench", appauthor=False)) / "data"

@@ -1,0 +1,96 @@
+"""The end of a sweep, and a run that was finished before: its table, in a second.
+
+Planning needs torch, which takes seconds to import. So a run keeps a mark of all that decided its plan; as long as
+that is as it was, the plan is too, and its results are looked up without being planned again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+import prune_bench
+from prune_bench.config import Experiment, experiment_values
+from prune_bench.errors import PruneBenchError
+from prune_bench.places import data_root
+from prune_bench.report.results import load_results
+from prune_bench.report.table import rich_table
+from prune_bench.sweep.run_folder import read_cells
+from prune_bench.tracking import Mirror
+
+_DECIDES_NOTHING = ("output", "executor", "devices", "limits", "wandb")
+_GROUPS = ("prune_bench.pruners", "prune_bench.models", "prune_bench.datasets")
+
+
+def plan_mark(experiment: Experiment) -> str:
+    """A hash of what decides an experiment's plan: itself, this package's code, and its data as the disk has it.
+
+    Returns:
+        Hexadecimal; empty if other packages add to the registries, whose code is not looked at.
+    """
+    if any(entry_points(group=group) for group in _GROUPS):
+        return ""
+    values = {key: value for key, value in experiment_values(experiment).items() if key not in _DECIDES_NOTHING}
+    sha = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    package = Path(prune_bench.__file__).parent
+    for file in sorted(package.rglob("*.py")):
+        sha.update(f"{file.relative_to(package)}\n".encode())
+        sha.update(file.read_bytes())
+    data = data_root(str(experiment.data.options.get("root", ""))) / experiment.data.name
+    for file in sorted(data.glob("*")):
+        stat = file.stat()
+        sha.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return sha.hexdigest()
+
+
+def find_finished(experiment: Experiment, say: Callable[[str], None]) -> pd.DataFrame | None:
+    """The experiment's results if it was run to its end and nothing has changed since, else None.
+
+    Args:
+        experiment: What is asked for.
+        say: Told of each damaged artifact.
+    """
+    folder = experiment.folder
+    try:
+        cells = read_cells(folder)
+    except PruneBenchError:
+        return None
+    if not cells.plan or cells.plan != plan_mark(experiment) or cells.store != experiment.store:
+        return None
+    results = load_results(folder, say)
+    return results if set(results.status) <= {"done", "diverged"} else None
+
+
+def close_sweep(experiment: Experiment, results: pd.DataFrame, mirror: Mirror, console: Console) -> None:
+    """Ends the mirror, writes ``results.csv``, and prints the table and where everything lies."""
+    folder = experiment.folder
+    if unsent := mirror.close():
+        words = f"{unsent} runs have not reached W&B; send them with: prune-bench sync {folder}"
+        console.print(words, style="yellow")
+    keep(lambda: results.to_csv(folder / "results.csv", index=False), console)
+    console.print(rich_table(results))
+    console.print(
+        "Differences are in points of accuracy against the original ticket of the same seed; search cost is in\n"
+        "seconds and in epochs of dense training. Effective density counts kept weights on a path from input\n"
+        "to output.",
+        style="dim", highlight=False,
+    )  # fmt: skip
+    wandb = "" if mirror.mode == "disabled" else f"; W&B ({mirror.mode}) in {folder / 'wandb'}"
+    where = f"results: {folder / 'results.csv'}; artifacts in {experiment.store_location}{wandb}"
+    console.print(where, soft_wrap=True)
+    if diverged := int((results.status == "diverged").sum()):
+        console.print(f"{diverged} cells diverged; see the column reason in results.csv", style="yellow")
+
+
+def keep(write: Callable[[], None], console: Console) -> None:
+    """Writes what can be written again from the store; a full disk is no reason to stop."""
+    try:
+        write()
+    except OSError as error:
+        console.print(f"not written: {error}; run the same command again to have it", style="yellow")
