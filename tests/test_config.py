@@ -9,6 +9,7 @@ from prune_bench.errors import ConfigError
 from prune_bench.options import option_table
 from prune_bench.pruners import pruners
 from prune_bench.sweep.cells import check, expand
+from prune_bench.sweep.executors import find_devices
 
 BASE = {"name": "x", "methods": ["snip", "ltr"], "densities": [0.1, 0.05]}
 
@@ -43,6 +44,8 @@ BASE = {"name": "x", "methods": ["snip", "ltr"], "densities": [0.1, 0.05]}
         ("prune_at=[rewind] train.rewind_epoch=0", ["train.rewind_epoch", "0", "between 1 and"]),
         ("just_a_word", ["just_a_word", "key=value"]),
         ("executor=threads", ["executor", "threads", "allowed"]),
+        ("devices.per_cell=3", ["train.batch_size", "512", "devices.per_cell=3"]),
+        ("devices.per_cell=2 methods.cts.batch_size=7", ["methods.cts.batch_size", "7", "devices.per_cell=2"]),
         ("name=a/b", ["name", "a/b", "letters"]),
     ],
 )
@@ -113,3 +116,13 @@ def test_every_shipped_experiment_is_sound(file):
     experiment = load_experiment(file)
     check(experiment)
     assert {cell.method for cell in expand(experiment)} == set(experiment.methods)
+
+
+def test_a_cell_takes_as_many_devices_as_it_is_told_and_they_must_go_round():
+    def slots(*words):
+        return find_devices(make_experiment(BASE, ["devices.accelerator=cpu", *words]))
+
+    assert slots("devices.count=4") == ["cpu"] * 4
+    assert slots("devices.count=4", "devices.per_cell=2") == ["cpu+cpu"] * 2
+    with pytest.raises(ConfigError, match=r"devices\.per_cell.*2.*does not divide the 3 devices"):
+        slots("devices.count=3", "devices.per_cell=2")

@@ -20,6 +20,7 @@ from prune_bench.metrics import mask_metrics
 from prune_bench.models import build_model
 from prune_bench.options import read_options
 from prune_bench.packing import pack, pack_data
+from prune_bench.parallel import WholeBatches, rank, ranks
 from prune_bench.pruners import pruners
 from prune_bench.pruners.base import Pruner, Ticket
 from prune_bench.randomness import generator
@@ -46,8 +47,9 @@ def compute(
     """
     first = stages[0]
     # Layers of a user's own, such as dropout, may draw from the global generators: a stage's draws are its own.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(generator(first.spec["seed"], "global", first.kind).initial_seed())
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), WholeBatches():
+        purpose = ("global", first.kind, *([rank()] if rank() else []))
+        torch.manual_seed(generator(first.spec["seed"], *purpose).initial_seed())
         return _HOW[first.kind](stages, inputs, device, checkpoint)
 
 
@@ -194,6 +196,7 @@ def made_by(device: torch.device, lanes: int) -> dict[str, Any]:
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),
         "lanes": lanes,
+        "ranks": ranks(),
         "memory/peak_bytes": peak,
         "python": platform.python_version(),
         "torch": torch.__version__,

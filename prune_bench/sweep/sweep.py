@@ -16,9 +16,9 @@ from prune_bench.data.protocol import DataSet
 from prune_bench.errors import PruneBenchError
 from prune_bench.report.results import load_results, read_records
 from prune_bench.report.table import rich_table
-from prune_bench.sweep.cells import check
+from prune_bench.sweep.cells import check, check_shares, read_methods
 from prune_bench.sweep.dry_run import probe, say_plan, say_time
-from prune_bench.sweep.executors import find_devices, make_executor
+from prune_bench.sweep.executors import device_kind, find_devices, make_executor
 from prune_bench.sweep.failures import failure_name, forget_failures
 from prune_bench.sweep.graph import missing_stages, with_inputs
 from prune_bench.sweep.packs import make_packs, pack_sizes
@@ -49,7 +49,9 @@ def prepare(experiment: Experiment) -> Plan:
     """
     check(experiment)
     options = experiment.data.options
-    return make_plan(experiment, {seed: load_data(experiment.data.name, options, seed) for seed in experiment.seeds})
+    data = {seed: load_data(experiment.data.name, options, seed) for seed in experiment.seeds}
+    check_shares(experiment, read_methods(experiment), next(iter(data.values())).samples)
+    return make_plan(experiment, data)
 
 
 def run_sweep(experiment: Experiment, console: Console, *, dry_run: bool = False, retry_failed: bool = False) -> int:
@@ -115,7 +117,7 @@ def _keep(write: Callable[[], None], console: Console) -> None:
 
 
 def _say_time(todo: dict[str, Stage], experiment: Experiment, devices: list[str], console: Console) -> None:
-    rates = read_rates(experiment.folder, devices[0].partition(":")[0])
+    rates = read_rates(experiment.folder, device_kind(devices[0]))
     measured = "" in rates
     if todo:
         rates = rates if measured else probe(experiment, sample_data(experiment), devices[0])
@@ -152,7 +154,7 @@ def _run(
 ) -> Progress:  # fmt: skip
     cells = {key: cell for cell, key in plan.cells.items()}
     executor = make_executor(experiment, devices)
-    kind = devices[0].partition(":")[0]
+    kind = device_kind(devices[0])
     packs = make_packs(plan, pack_sizes(experiment, sample_data(experiment), kind))
     status, began, last = StatusFile(experiment.folder), time.time(), 0.0
     with Display(console) as display:
