@@ -80,8 +80,8 @@ class Devices:
     cells_per_gpu: Positive = 1
     """Cells that share a GPU; each is a process of its own."""
     per_cell: Positive = 1
-    """Devices that share each batch of one cell, for networks too large to be quick on one; a process each. It changes
-    nothing but the order of floating-point sums, and must divide every batch size. Above 1 it excludes
+    """Devices that share each batch of one cell, for networks too large to be quick on one; a process each. It
+    changes nothing but the order of floating-point sums, and must divide every batch size. Above 1 it excludes
     `cells_per_gpu` and `train.pack` above 1, which put small networks together; `train.pack: auto` packs nothing."""
     threads: Positive = 1
     """CPU threads of one cell; the same under every executor, because it can change the last bit of a sum."""

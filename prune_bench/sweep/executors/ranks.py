@@ -23,6 +23,7 @@ from prune_bench.sweep.logs import log_name, stage_log
 
 log = logging.getLogger(__name__)
 _GRACE = 3.0  # seconds in which the others may say what they know of an end
+_POLL = 0.5  # seconds between looks at what the ranks have logged
 
 
 class RankError(RuntimeError):
@@ -56,17 +57,12 @@ def launch(function: Callable[..., None], devices: Sequence[str], *args: Any) ->
         RankDied: A rank was killed, or ended by itself.
     """
     with tempfile.TemporaryDirectory(prefix="prune-bench-ranks-", ignore_cleanup_errors=True) as folder:
-        running: list[SpawnProcess] = []
+        ranks = _Ranks(Path(folder), len(devices))
         try:
-            # One by one: those that were begun are ended, too, if the next cannot be.
-            running.extend(_start(index, function, devices, folder, args) for index in range(len(devices)))
-            _await(running, Path(folder))
+            ranks.start(function, tuple(devices), args)
+            ranks.wait()
         finally:
-            for process in running:
-                process.kill()
-                process.join()
-            for index in range(len(devices)):
-                _retell(index, Path(folder))
+            ranks.end()
 
 
 def follow(parent: int) -> None:
@@ -89,44 +85,64 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-def _start(
-    index: int, function: Callable[..., None], devices: Sequence[str], folder: str, args: tuple[Any, ...]
-) -> SpawnProcess:
-    process = multiprocessing.get_context("spawn").Process(
-        target=_be_rank, args=(os.getpid(), index, function, tuple(devices), folder, args), name=f"rank {index}"
-    )
-    process.start()
-    return process
+class _Ranks:
+    """The processes of one launch, and what they leave in its folder: where they meet, logs, last words."""
 
+    def __init__(self, folder: Path, count: int) -> None:
+        self._folder = folder
+        self._processes: list[SpawnProcess] = []
+        self._told = [0 for _ in range(count)]
 
-def _await(running: list[SpawnProcess], folder: Path) -> None:
-    codes = _until(running, lambda codes: any(codes) or None not in codes)
-    if not any(codes):
-        return
-    codes = _until(running, lambda codes: None not in codes, _GRACE)
-    said = [_read(folder / f"{index}.json") for index in range(len(running))]
-    words = sorted((word for word in said if word), key=lambda word: float(word["time"]))
-    silent = [index for index, code in enumerate(codes) if code and not said[index]]
-    # The end of one breaks the others' exchanges: what they say of that is no cause, unless there is no other.
-    causes = [word for word in words if not word["in_exchange"]]
-    if silent and not causes:
-        raise RankDied(f"rank {silent[0]} of {len(running)} ended with exit code {codes[silent[0]]}")
-    cause = (causes or words)[0]
-    raise RankError(cause["kind"], cause["message"], cause["trace"])
+    def start(self, function: Callable[..., None], devices: tuple[str, ...], args: tuple[Any, ...]) -> None:
+        context = multiprocessing.get_context("spawn")
+        for index in range(len(devices)):
+            how = (os.getpid(), index, function, devices, str(self._folder), args)
+            process = context.Process(target=_be_rank, args=how, name=f"rank {index}")
+            process.start()
+            self._processes.append(process)
 
+    def wait(self) -> None:
+        codes = self._until(lambda codes: any(codes) or None not in codes)
+        if not any(codes):
+            return
+        codes = self._until(lambda codes: None not in codes, _GRACE)
+        words = [_read(self._folder / f"{index}.json") for index in range(len(codes))]
+        silent = [index for index, code in enumerate(codes) if code and words[index] is None]
+        said = sorted((word for word in words if word is not None), key=lambda word: float(word["time"]))
+        # The end of one breaks the others' exchanges: what they say of that is no cause, unless there is no other.
+        causes = [word for word in said if not word["in_exchange"]]
+        if silent and not causes:
+            raise RankDied(f"rank {silent[0]} of {len(codes)} ended with exit code {codes[silent[0]]}")
+        cause = (causes or said)[0]
+        raise RankError(cause["kind"], cause["message"], cause["trace"])
 
-def _until(
-    running: list[SpawnProcess], enough: Callable[[list[int | None]], bool], seconds: float = float("inf")
-) -> list[int | None]:
-    """The exit codes once they are as wanted, or after that time; None of one that runs."""
-    last = time.monotonic() + seconds
-    while True:
-        codes = [process.exitcode for process in running]
-        left = last - time.monotonic()
-        if enough(codes) or left <= 0:
-            return codes
-        alive = [process.sentinel for process, code in zip(running, codes) if code is None]
-        connection.wait(alive, timeout=None if left == float("inf") else left)
+    def end(self) -> None:
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+        self._retell()
+
+    def _until(self, enough: Callable[[list[int | None]], bool], seconds: float = float("inf")) -> list[int | None]:
+        """The exit codes once they are as wanted, or after that time; None of one that runs."""
+        last = time.monotonic() + seconds
+        while True:
+            self._retell()
+            codes = [process.exitcode for process in self._processes]
+            if enough(codes) or time.monotonic() > last:
+                return codes
+            alive = [process.sentinel for process, code in zip(self._processes, codes) if code is None]
+            connection.wait(alive, timeout=_POLL)
+
+    def _retell(self) -> None:
+        """What the ranks have logged since, into the log of the stage."""
+        for index, told in enumerate(self._told):
+            path = self._folder / log_name(str(index))
+            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+            whole = [line for line in lines[told:] if line.endswith("\n")]
+            self._told[index] += len(whole)
+            for line in whole:
+                log.info("rank %d: %s", index, line.rstrip())
 
 
 def _be_rank(
@@ -134,6 +150,8 @@ def _be_rank(
 ) -> None:
     follow(parent)
     with stage_log(LocalFiles(Path(folder)), str(index)):
+        if index > 0:  # all say the same of how it goes
+            logging.getLogger("prune_bench").setLevel(logging.WARNING)
         try:
             _run(index, function, devices, folder, args)
         except Exception as error:
@@ -176,10 +194,3 @@ def _write(path: Path, word: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def _retell(index: int, folder: Path) -> None:
-    """What a rank logged, into the log of the stage."""
-    path = folder / log_name(str(index))
-    for line in path.read_text().splitlines() if path.exists() else []:
-        log.info("rank %d: %s", index, line)
