@@ -1,16 +1,13 @@
 """Two processes that share every batch do what one does, up to the order of sums, in float64."""
 
-import io
 import itertools
 
 import pytest
 import torch
-from rich.console import Console
 from torch import nn
 
 import prune_bench as pb
 from prune_bench import parallel
-from prune_bench.config import make_experiment
 from prune_bench.data import load_data
 from prune_bench.files import LocalFiles
 from prune_bench.mask import Mask, prunable_weights
@@ -19,9 +16,8 @@ from prune_bench.packing import pack_data
 from prune_bench.parallel import WholeBatches, rank
 from prune_bench.pruners import pruners
 from prune_bench.randomness import generator
-from prune_bench.sweep import sweep
-from prune_bench.sweep.executors.ranks import RankError, launch
-from prune_bench.training import Checkpoint, fit, train_lanes
+from prune_bench.sweep.executors.ranks import launch
+from prune_bench.training import Checkpoint, fit, train_lanes, trainer
 from prune_bench.training.descent import Descent
 
 pytestmark = pytest.mark.slow
@@ -99,8 +95,11 @@ def search(label, lanes=1):
     ]
 
 
-def training(lanes=1, checkpoint=None, recipe=RECIPE, **how):
+def training(lanes=1, checkpoint=None, recipe=RECIPE, dropout=0.0, **how):
     networks = [network(seed, **how) for seed in range(lanes)]
+    if dropout:
+        torch.manual_seed(rank())
+        networks = [nn.Sequential(net, nn.Dropout(dropout)) for net in networks]
     draw = torch.Generator().manual_seed(0)
     masks = [
         Mask({n: torch.rand(w.shape, generator=draw) < 0.4 for n, w in prunable_weights(net).items()})
@@ -111,7 +110,7 @@ def training(lanes=1, checkpoint=None, recipe=RECIPE, **how):
     return [{"state": lane.network.state_dict(), "curves": lane.curves} for lane in trained]
 
 
-def cut_off_training(files):
+def cut_off_training(files, **how):
     """A training that raises in its second epoch on every rank, and its going on."""
     real, steps = Descent.step, itertools.count(1)
 
@@ -124,9 +123,9 @@ def cut_off_training(files):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Descent, "step", step)
         with pytest.raises(KeyboardInterrupt):
-            training(checkpoint=checkpoint)
+            training(checkpoint=checkpoint, **how)
     assert files.exists("t.ckpt")
-    return training(checkpoint=checkpoint)
+    return training(checkpoint=checkpoint, **how)
 
 
 def everything(folder):
@@ -137,12 +136,20 @@ def everything(folder):
         found["training, packed"] = training(lanes=2)
         found["training, running statistics"] = training(running=True)
         found["training, cut off"] = cut_off_training(LocalFiles(folder))
+        found["dropout"] = training(dropout=0.2)
+        found["dropout, cut off"] = cut_off_training(LocalFiles(folder / "dropout"), dropout=0.2)
     return found
 
 
 def write_everything(device, folder):
     torch.set_num_threads(1)
-    torch.save(everything(folder), folder / f"{rank()}.pt")
+    torch.save(everything(folder) | {"trainer": trainer_of(device)}, folder / f"{rank()}.pt")
+
+
+def trainer_of(device):
+    """What the Trainer that a stage is fitted by takes itself for."""
+    made = trainer._trainer(1, torch.device(device), None)
+    return {"strategy": type(made.strategy).__name__, "world": made.world_size, "rank": made.global_rank}
 
 
 @pytest.fixture(scope="module")
@@ -174,19 +181,15 @@ def test_the_ranks_hold_the_same_bits(label, found):
     torch.testing.assert_close(found[0][label], found[1][label], rtol=0, atol=0)
 
 
-def test_a_training_of_two_ranks_that_was_cut_off_ends_with_the_same_bits(found):
-    torch.testing.assert_close(found[0]["training, cut off"], found[0]["training"], rtol=0, atol=0)
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("label", ["training", "dropout"])
+def test_a_training_of_two_ranks_that_was_cut_off_ends_with_the_same_bits(label, index, found):
+    torch.testing.assert_close(found[index][f"{label}, cut off"], found[index][label], rtol=0, atol=0)
 
 
-def fail_on_one(device):
-    if rank() == 1:
-        raise ValueError("no such luck")
-    torch.distributed.barrier()
-
-
-def test_a_fault_on_one_rank_ends_them_all_and_says_what_it_was():
-    with pytest.raises(RankError, match="no such luck"):
-        launch(fail_on_one, ["cpu", "cpu"])
+@pytest.mark.parametrize("index", [0, 1])
+def test_to_lightning_a_rank_is_a_process_with_one_device_of_its_own(index, found):
+    assert found[index]["trainer"] == {"strategy": "SingleDeviceStrategy", "world": 1, "rank": 0}
 
 
 def test_shares_are_all_rows_in_their_order_and_a_batch_too_small_is_told(monkeypatch):
@@ -207,28 +210,3 @@ def test_a_callers_own_process_group_makes_no_ranks(monkeypatch):
     x = torch.arange(4.0)
     assert parallel.ranks() == 1
     assert parallel.share(x) is x and parallel.summed(x) is x
-
-
-SWEEP = {
-    "name": "shared",
-    "model": {"name": "resnet8", "width": 4},
-    "data": {"name": "synthetic", "samples": 128, "test_samples": 64, "image_size": 8, "channels": 1, "classes": 4},
-    "train": {"epochs": 2, "batch_size": 32, "milestones": [1]},
-    "methods": {"snip": {}},
-    "densities": [0.3],
-    "executor": "inline",
-    "wandb": {"mode": "disabled"},
-}
-
-
-def test_a_sweep_whose_cells_take_two_devices_gives_the_rows_of_one_that_does_not(tmp_path):
-    rows = []
-    for together in (1, 2):
-        words = [f"output={tmp_path / str(together)}", "devices.count=2", f"devices.per_cell={together}"]
-        console = Console(file=io.StringIO(), width=140)
-        assert sweep.run_sweep(make_experiment(SWEEP, words), console) == 0, console.file.getvalue()
-        rows.append(pb.load_results(tmp_path / str(together)).iloc[0])
-    assert [row.ranks for row in rows] == [1, 2]
-    assert rows[0].kept == rows[1].kept
-    assert rows[0]["search/dense_epochs"] == rows[1]["search/dense_epochs"]
-    assert rows[0]["test/loss"] == pytest.approx(rows[1]["test/loss"], rel=1e-3)
