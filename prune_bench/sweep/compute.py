@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import resource
 import time
@@ -46,8 +47,10 @@ def compute(
         checkpoint: Where trainings keep how far they are; of these stages and no others.
     """
     first = stages[0]
+    # The mode costs something at every call of torch's, so that it is left out where it would do nothing.
+    whole = WholeBatches() if ranks() > 1 else contextlib.nullcontext()
     # Layers of a user's own, such as dropout, may draw from the global generators: a stage's draws are its own.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), WholeBatches():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), whole:
         purpose = ("global", first.kind, *([rank()] if rank() else []))
         torch.manual_seed(generator(first.spec["seed"], *purpose).initial_seed())
         return _HOW[first.kind](stages, inputs, device, checkpoint)
