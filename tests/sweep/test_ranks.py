@@ -122,13 +122,13 @@ def test_kills_of_a_rank_its_worker_and_its_driver_end_all_ranks_and_change_no_b
     for victim in ("rank", "worker", "driver"):
         found = await_ranks(child)
         pids = {"rank": found[1].pid, "worker": found[1].ppid(), "driver": child.pid}
-        time.sleep(chance.uniform(0, 2))
+        time.sleep(chance.uniform(0, 1.5))
         if found[1].is_running():
             os.kill(pids[victim], signal.SIGKILL)
         # Those that are still being started go as soon as they are.
         assert psutil.wait_procs(found, timeout=60)[1] == [], victim
     child.join()
-    child = faults.start(folder, *TOGETHER, "executor=processes")
+    child = faults.start(folder, *TOGETHER)
     child.join()
     assert child.exitcode == 0
     assert faults.content(folder) == faults.content(undisturbed)
