@@ -79,6 +79,10 @@ class Devices:
     """How many devices (CPU: processes) to use; null for all there are."""
     cells_per_gpu: Positive = 1
     """Cells that share a GPU; each is a process of its own."""
+    per_cell: Positive = 1
+    """Devices that share each batch of one cell, for networks too large to be quick on one; a process each. It
+    changes nothing but the order of floating-point sums, and must divide every batch size. Above 1 it excludes
+    `cells_per_gpu` and `train.pack` above 1, which put small networks together; `train.pack: auto` packs nothing."""
     threads: Positive = 1
     """CPU threads of one cell; the same under every executor, because it can change the last bit of a sum."""
 
@@ -276,7 +280,19 @@ def _check_lists(experiment: Experiment) -> None:
             "variants", "reinit", "has no meaning at a rewind point, where fresh weights would undo the dense "
             "training: use prune_at: [init], or leave reinit out", allowed=("original", "layer_shuffle", "invert"),
         )  # fmt: skip
+    _check_devices(experiment)
     if not re.fullmatch(r"[\w.-]+", experiment.name):
         raise ConfigError(
             "name", experiment.name, "may hold letters, digits, '.', '_' and '-' only: it names a folder"
         )
+
+
+def _check_devices(experiment: Experiment) -> None:
+    devices, pack = experiment.devices, experiment.train.pack
+    if devices.per_cell == 1:
+        return
+    spread = f"puts small networks together, and devices.per_cell={devices.per_cell} spreads large ones: set one to 1"
+    if devices.cells_per_gpu > 1:
+        raise ConfigError("devices.cells_per_gpu", devices.cells_per_gpu, spread)
+    if pack not in ("auto", 1):
+        raise ConfigError("train.pack", pack, spread)

@@ -28,6 +28,14 @@ def test_a_dry_run_says_what_would_run_and_computes_nothing(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_of_cells_on_two_devices_each_names_them_and_how_long_they_take(tmp_path, capsys):
+    words = ["devices.accelerator=cpu", "devices.count=4", "devices.per_cell=2", f"output={tmp_path / 'run'}"]
+    assert main(["sweep", "experiments/smoke.yaml", "--dry-run", *words]) == 0
+    out = capsys.readouterr().out
+    assert "2 x cpu+cpu" in out
+    assert "time: about" in out
+
+
 @pytest.mark.parametrize(
     ("command", "names"), [("methods", pb.methods()), ("models", pb.models()), ("datasets", pb.datasets())]
 )

@@ -8,7 +8,7 @@ from prune_bench.config import experiment_values, load_experiment, make_experime
 from prune_bench.errors import ConfigError
 from prune_bench.options import option_table
 from prune_bench.pruners import pruners
-from prune_bench.sweep.cells import check, expand
+from prune_bench.sweep.cells import check, check_shares, expand, read_methods
 
 BASE = {"name": "x", "methods": ["snip", "ltr"], "densities": [0.1, 0.05]}
 
@@ -43,6 +43,12 @@ BASE = {"name": "x", "methods": ["snip", "ltr"], "densities": [0.1, 0.05]}
         ("prune_at=[rewind] train.rewind_epoch=0", ["train.rewind_epoch", "0", "between 1 and"]),
         ("just_a_word", ["just_a_word", "key=value"]),
         ("executor=threads", ["executor", "threads", "allowed"]),
+        ("devices.per_cell=3", ["train.batch_size", "512", "devices.per_cell=3"]),
+        ("devices.per_cell=2 train.eval_batch_size=25", ["train.eval_batch_size", "25", "make it a multiple"]),
+        ("devices.per_cell=2 methods.cts.batch_size=7", ["methods.cts.batch_size", "7", "devices.per_cell=2"]),
+        ("devices.per_cell=2 methods.snip.micro_batch=5", ["methods.snip.micro_batch", "5", "devices.per_cell=2"]),
+        ("devices.per_cell=2 devices.cells_per_gpu=2", ["devices.cells_per_gpu", "2", "set one to 1"]),
+        ("devices.per_cell=2 train.pack=4", ["train.pack", "4", "devices.per_cell=2", "set one to 1"]),
         ("name=a/b", ["name", "a/b", "letters"]),
     ],
 )
@@ -113,3 +119,12 @@ def test_every_shipped_experiment_is_sound(file):
     experiment = load_experiment(file)
     check(experiment)
     assert {cell.method for cell in expand(experiment)} == set(experiment.methods)
+
+
+def test_a_batch_is_no_larger_than_the_data_and_must_be_shared_evenly_all_the_same():
+    experiment = make_experiment(BASE, ["devices.per_cell=2"])
+    methods = read_methods(experiment)
+    check_shares(experiment, methods, samples=100)
+    check_shares(experiment, methods, samples=513)
+    with pytest.raises(ConfigError, match=r"train\.batch_size.*512.*97 training images.*make it smaller"):
+        check_shares(experiment, methods, samples=97)

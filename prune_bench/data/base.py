@@ -52,6 +52,8 @@ class DataModule(LightningDataModule):
     def epoch(self, epoch: int, batch_size: int, *, augment: bool) -> Iterator[Batch]:
         """The batches of one epoch, whole ones only, in an order of the epoch's own.
 
+        Of several ranks each has its share of every batch (:mod:`prune_bench.parallel`).
+
         Args:
             epoch: Which; with the seed it names the order and the augmentation.
             batch_size: Samples a batch; all there are if they are fewer.
@@ -68,6 +70,8 @@ class DataModule(LightningDataModule):
     @abstractmethod
     def evaluation(self, split: Split, batch_size: int) -> Iterator[Batch]:
         """The split's fixed batches: shuffled once, by no seed of an experiment, and nearly equal in size.
+
+        Of several ranks each has its share of every batch.
 
         Without running statistics a network's outputs depend on the batch, so that neither the order on disk nor a
         small last batch may make a difference.

@@ -13,6 +13,7 @@ from prune_bench.data.base import DataModule
 from prune_bench.data.protocol import Batch, Samples, Split
 from prune_bench.data.splits import balanced_choice, evaluation_batches, split_training
 from prune_bench.errors import DataError
+from prune_bench.parallel import share
 from prune_bench.randomness import generator
 
 
@@ -80,11 +81,11 @@ class DeviceData(DataModule):
         device = self._train.images.device
         order = order[:used].to(device)
         if not augment or self.augmentation == "none":
-            yield from (self._batch(self._train, index) for index in order.split(batch_size))
+            yield from (self._batch(self._train, share(index)) for index in order.split(batch_size))
             return
         how = draw_flip_crop(used, generator(self.seed, "augment", epoch))
         pieces = (order, how.flips.to(device), how.shifts.to(device))
-        for index, flips, shifts in zip(*(piece.split(batch_size) for piece in pieces)):
+        for index, flips, shifts in zip(*(map(share, piece.split(batch_size)) for piece in pieces)):
             images = flip_crop(self._train.images, index, FlipCrop(flips, shifts))
             yield normalise(images, self._mean, self._std), self._train.labels[index]
 
@@ -98,7 +99,7 @@ class DeviceData(DataModule):
         samples = self._train if split == "validation" else self._test
         chosen = self._validation if split == "validation" else torch.arange(len(self._test.labels))
         for index in evaluation_batches(self.name, split, chosen, batch_size):
-            yield self._batch(samples, index.to(samples.labels.device))
+            yield self._batch(samples, share(index).to(samples.labels.device))
 
     def _batch(self, samples: Samples, index: Tensor) -> Batch:
         return normalise(samples.images[index], self._mean, self._std), samples.labels[index]

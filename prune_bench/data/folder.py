@@ -21,6 +21,7 @@ from prune_bench.data.base import DataModule
 from prune_bench.data.protocol import Batch, Split
 from prune_bench.data.splits import balanced_choice, evaluation_batches, split_training
 from prune_bench.errors import DataError
+from prune_bench.parallel import share
 from prune_bench.randomness import derive_seed, generator
 
 Request = tuple[int, int | None]
@@ -135,7 +136,7 @@ class ImageFolderData(DataModule):
         order = self._training[torch.randperm(self.samples, generator=generator(self.seed, "order", epoch))]
         used = min(self.samples, self.steps_per_epoch(batch_size) * batch_size)
         purpose = (self.seed, "augment", epoch) if augment and self._augment else None
-        return self._stream(self._train, order[:used].split(batch_size), purpose)
+        return self._stream(self._train, map(share, order[:used].split(batch_size)), purpose)
 
     def balanced(self, per_class: int) -> Batch:
         """Un-augmented training samples, ``per_class`` of each class or all there are, classes taking turns."""
@@ -146,7 +147,7 @@ class ImageFolderData(DataModule):
         """The split's fixed batches: shuffled once, by no seed of an experiment, and nearly equal in size."""
         pictures = self._train if split == "validation" else self._test
         chosen = self._validation if split == "validation" else torch.arange(len(self._listing.test))
-        return self._stream(pictures, evaluation_batches(self.name, split, chosen, batch_size))
+        return self._stream(pictures, map(share, evaluation_batches(self.name, split, chosen, batch_size)))
 
     def _stream(
         self, pictures: Pictures, batches: Iterable[Tensor], purpose: tuple[int, str, int] | None = None

@@ -22,6 +22,7 @@ from prune_bench.config import PruneAt, Recipe
 from prune_bench.data.protocol import Batch, TrainingData
 from prune_bench.mask import Mask, Scores, prunable_weights
 from prune_bench.options import Positive
+from prune_bench.parallel import share, sum_
 from prune_bench.ranking import Ranking
 
 Sharing = Literal["densities", "chain", "nothing"]
@@ -237,9 +238,11 @@ class ScoringPruner(Pruner):
         samples = sum(len(y) for _, y in batches)
         shares = []
         for x, y in batches:
-            value = loss(self.network(x), y) * (len(y) / samples)
+            own = share(y)
+            value = loss(self.network(share(x)), own) * (len(own) / samples)
             grads = torch.autograd.grad(value, list(weights.values()), allow_unused=True, **how)
             shares.append({n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(weights.items(), grads)})
+            sum_(list(shares[-1].values()))
             self.forwards, self.backwards = self.forwards + len(y), self.backwards + len(y)
         return shares
 

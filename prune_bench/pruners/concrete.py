@@ -15,6 +15,7 @@ from prune_bench.data.protocol import Batch, TrainingData
 from prune_bench.mask import Mask, kept_count, prunable_weights
 from prune_bench.options import AboveZero, Fraction, Positive
 from prune_bench.packing import pack
+from prune_bench.parallel import ranks, sum_
 from prune_bench.pruners.base import Pruner
 from prune_bench.pruners.gradbalance import DensityControl, GradBalance, Lagrange, excess
 from prune_bench.pruners.objectives import OBJECTIVES, Name, Pair
@@ -157,13 +158,14 @@ class ConcreteTicketSearch(Pruner):
         logits = self.logits.detach().requires_grad_()
         mask = self._layers(torch.sigmoid(logits + self._noise()), len(self.lanes))
         objectives = self._objective.value(Pair(self._packed, self._frozen, mask, len(self.lanes)), batch)
-        (gradient,) = torch.autograd.grad(objectives.sum() * self._scale, logits)
+        (gradient,) = torch.autograd.grad(objectives.sum() * (self._scale / ranks()), logits)
+        sum_([gradient])
         decayed = self._step >= self.options.decay_at * self._steps
         self._adam.param_groups[0]["lr"] = self.options.lr * (0.1 if decayed else 1.0)
         self.logits.grad = self._control.combine(self.logits, gradient)
         self._adam.step()
         self._step += 1
-        samples = batch[1].shape[-1]
+        samples = batch[1].shape[-1] * ranks()
         for lane in self.lanes:
             lane.forwards += samples * self._objective.forwards
             lane.backwards += samples * self._objective.backwards

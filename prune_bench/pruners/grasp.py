@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from prune_bench.data.protocol import Batch
 from prune_bench.mask import Scores
 from prune_bench.options import AboveZero
+from prune_bench.parallel import share, sum_
 from prune_bench.pruners.base import ScoringOptions, ScoringPruner, total
 from prune_bench.pruners.registry import pruners
 
@@ -47,7 +48,8 @@ class Grasp(ScoringPruner):
         samples = sum(len(y) for _, y in batches)
         product = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         for x, y in batches:
-            loss = self._loss(self.network(x), y) * (len(y) / samples)
+            own = share(y)
+            loss = self._loss(self.network(share(x)), own) * (len(own) / samples)
             first = torch.autograd.grad(loss, list(weights.values()), create_graph=True, allow_unused=True)
             inner = torch.stack([(g * vector[n]).sum() for n, g in zip(weights, first) if g is not None]).sum()
             second = torch.autograd.grad(inner, list(weights.values()), allow_unused=True)
@@ -55,4 +57,5 @@ class Grasp(ScoringPruner):
                 product[name] += 0 if g is None else g
             # The second differentiation passes back through both the forward and the backward pass.
             self.forwards, self.backwards = self.forwards + len(y), self.backwards + 3 * len(y)
+        sum_(list(product.values()))
         return product

@@ -1,6 +1,7 @@
 """What a concrete search minimises: one small function each (2512.07142, section 4 and its comparisons).
 
 Each gives one value a lane, [lanes], for networks that are searched side by side; a search by itself is one lane.
+Of several ranks each is given its share of a batch, and gives the whole batch's value.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from prune_bench.data.protocol import Batch
 from prune_bench.packing import lane_outputs
+from prune_bench.parallel import batch_mean, ranks, summed
 from prune_bench.training.descent import cross_entropies
 
 Name = Literal[
@@ -62,13 +64,13 @@ def reverse_kl(pair: Pair, batch: Batch) -> Tensor:
     """KL(sparse || dense) of the output distributions, mean over the batch: CTS-KL."""
     sparse, dense = _log_outputs(pair, batch)
     # kl_div(input, target) is KL(target || input).
-    return F.kl_div(dense, sparse, log_target=True, reduction="none").sum(-1).mean(1)
+    return batch_mean(F.kl_div(dense, sparse, log_target=True, reduction="none").sum(-1))
 
 
 def forward_kl(pair: Pair, batch: Batch) -> Tensor:
     """KL(dense || sparse), mean over the batch."""
     sparse, dense = _log_outputs(pair, batch)
-    return F.kl_div(sparse, dense, log_target=True, reduction="none").sum(-1).mean(1)
+    return batch_mean(F.kl_div(sparse, dense, log_target=True, reduction="none").sum(-1))
 
 
 def loss_change(pair: Pair, batch: Batch) -> Tensor:
@@ -152,14 +154,14 @@ def _features(pair: Pair, run: Callable[[Tensor], Tensor], x: Tensor) -> list[Te
 
 def _mse(sparse: Tensor, dense: Tensor) -> Tensor:
     """Mean squared difference of standardised rows [lanes, rows, features], a lane each."""
-    return (_standardised(sparse) - _standardised(dense)).square().mean((1, 2))
+    return batch_mean((_standardised(sparse) - _standardised(dense)).square())
 
 
 def _standardised(rows: Tensor) -> Tensor:
     """Each row less its mean over its standard deviation, both over the row; [lanes, rows, features]."""
     variance, mean = torch.var_mean(rows, -1, keepdim=True, correction=0)
     # Gradients can be so small that a fixed epsilon would drown them, and a dead layer's variance is 0.
-    slight = _EPSILON * variance.detach().mean(1, keepdim=True) + torch.finfo(rows.dtype).tiny
+    slight = _EPSILON * batch_mean(variance.detach()).view(-1, 1, 1) + torch.finfo(rows.dtype).tiny
     return (rows - mean) / (variance + slight).sqrt()
 
 
@@ -169,5 +171,6 @@ def _weight_gradients(pair: Pair, mask: dict[str, Tensor], batch: Batch, *, crea
     leaves = {name: weight.detach().requires_grad_() for name, weight in pair.weights.items()}
     masked = {name: mask[name] * leaf for name, leaf in leaves.items()}
     loss = cross_entropies(functional_call(pair.network, masked, (x,)), y, pair.lanes).sum()
-    gradients = torch.autograd.grad(loss, list(leaves.values()), create_graph=create_graph)
+    shares = torch.autograd.grad(loss / ranks(), list(leaves.values()), create_graph=create_graph)
+    gradients = [summed(g) for g in shares]
     return [(g if create_graph else g.detach()).reshape(pair.lanes, -1) for g in gradients]

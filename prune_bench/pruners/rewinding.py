@@ -16,6 +16,7 @@ from prune_bench.data.protocol import Batch, TrainingData
 from prune_bench.mask import Mask, prunable_weights
 from prune_bench.options import BelowOne, Positive
 from prune_bench.packing import pack
+from prune_bench.parallel import ranks
 from prune_bench.pruners.base import Pruner, Sharing, Ticket
 from prune_bench.pruners.registry import pruners
 from prune_bench.ranking import Ranking
@@ -134,8 +135,9 @@ class LotteryTicketRewinding(Pruner):
         self._descent.begin_epoch(epoch)
         for x, y in batches:
             self._descent.step(x, y)
+            samples = y.shape[-1] * ranks()
             for lane in self.lanes:
-                lane.forwards, lane.backwards = lane.forwards + y.shape[-1], lane.backwards + y.shape[-1]
+                lane.forwards, lane.backwards = lane.forwards + samples, lane.backwards + samples
         self._done += 1
         if ends:
             self._prune(level)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -91,7 +91,32 @@ def check(experiment: Experiment) -> None:
     """
     read_choice(models, experiment.model, "model")
     read_choice(datasets, experiment.data, "data")
-    read_methods(experiment)
+    check_shares(experiment, read_methods(experiment))
+
+
+def check_shares(experiment: Experiment, methods: Mapping[str, Method], samples: int | None = None) -> None:
+    """Checks that the devices of a cell can share each batch evenly.
+
+    Args:
+        experiment: What is asked for.
+        methods: Its methods, by label.
+        samples: Training images there are, where that is known: a batch has no more.
+
+    Raises:
+        ConfigError: One cannot be.
+    """
+    together, train = experiment.devices.per_cell, experiment.train
+    sizes = {f"train.{name}": getattr(train, name) for name in ("batch_size", "eval_batch_size")}
+    for label, method in methods.items():
+        own = {name: getattr(method.options, name, None) for name in ("batch_size", "micro_batch")}
+        sizes |= {f"methods.{label}.{name}": size for name, size in own.items() if size is not None}
+    for key, size in sizes.items():
+        if size % together:
+            words = f"cannot be shared evenly by devices.per_cell={together}: make it a multiple"
+            raise ConfigError(key, size, words)
+        if samples is not None and key.endswith(".batch_size") and size > samples and samples % together:
+            words = f"is more than the {samples} training images there are, which cannot be shared evenly by"
+            raise ConfigError(key, size, f"{words} devices.per_cell={together}: make it smaller")
 
 
 def expand(experiment: Experiment) -> Iterator[Cell]:

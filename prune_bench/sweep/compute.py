@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import resource
 import time
@@ -20,6 +21,7 @@ from prune_bench.metrics import mask_metrics
 from prune_bench.models import build_model
 from prune_bench.options import read_options
 from prune_bench.packing import pack, pack_data
+from prune_bench.parallel import WholeBatches, rank, ranks
 from prune_bench.pruners import pruners
 from prune_bench.pruners.base import Pruner, Ticket
 from prune_bench.randomness import generator
@@ -45,9 +47,12 @@ def compute(
         checkpoint: Where trainings keep how far they are; of these stages and no others.
     """
     first = stages[0]
+    # The mode costs something at every call of torch's, so that it is left out where it would do nothing.
+    whole = WholeBatches() if ranks() > 1 else contextlib.nullcontext()
     # Layers of a user's own, such as dropout, may draw from the global generators: a stage's draws are its own.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(generator(first.spec["seed"], "global", first.kind).initial_seed())
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), whole:
+        purpose = ("global", first.kind, *([rank()] if rank() else []))
+        torch.manual_seed(generator(first.spec["seed"], *purpose).initial_seed())
         return _HOW[first.kind](stages, inputs, device, checkpoint)
 
 
@@ -194,6 +199,7 @@ def made_by(device: torch.device, lanes: int) -> dict[str, Any]:
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),
         "lanes": lanes,
+        "ranks": ranks(),
         "memory/peak_bytes": peak,
         "python": platform.python_version(),
         "torch": torch.__version__,

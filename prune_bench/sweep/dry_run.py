@@ -78,6 +78,8 @@ def sharing(plan: Plan) -> tuple[float, float]:
 def probe(experiment: Experiment, data: DataSet, device: str) -> dict[str, float]:
     """Measures what a dense epoch costs by training the experiment's network for about two seconds.
 
+    Of several devices that share a batch, the first is given its share; what they exchange is left out.
+
     Returns:
         Seconds a dense epoch, under ``""``.
     """
@@ -88,6 +90,7 @@ def probe(experiment: Experiment, data: DataSet, device: str) -> dict[str, float
     from prune_bench.randomness import generator
     from prune_bench.training.descent import Descent
 
+    device, together = device.partition("+")[0], experiment.devices.per_cell
     torch.set_num_threads(experiment.devices.threads)
     channels, _, width = data.input_shape
     network = build_model(
@@ -96,7 +99,7 @@ def probe(experiment: Experiment, data: DataSet, device: str) -> dict[str, float
     ).to(device)  # fmt: skip
     descent, recipe = Descent(network, Mask.full(network), experiment.train), experiment.train
     begun, steps = time.perf_counter(), -1  # the first step is the warm-up
-    for x, y in data.to(torch.device(device)).epoch(0, recipe.batch_size, augment=True):
+    for x, y in data.to(torch.device(device)).epoch(0, max(1, recipe.batch_size // together), augment=True):
         descent.step(x, y).sum().item()
         steps += 1
         if steps == 0:

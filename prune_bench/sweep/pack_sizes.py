@@ -22,13 +22,14 @@ def pack_sizes(experiment: Experiment, data: DataSet, device: str) -> Callable[[
     Args:
         experiment: ``train.pack`` is a number or ``auto``.
         data: Tells the networks' input.
-        device: What the cells run on; ``auto`` packs on the CPU only, where it has been measured.
+        device: What the cells run on; ``auto`` packs on the CPU only, where it has been measured. Cells that take
+            several devices each are never packed.
 
     Raises:
         ConfigError: Packing is asked for, and the network cannot be packed.
     """
     wanted, model = experiment.train.pack, experiment.model
-    if wanted == 1 or (wanted == "auto" and device != "cpu"):
+    if wanted == 1 or experiment.devices.per_cell > 1 or (wanted == "auto" and device != "cpu"):
         return lambda stage: 1
     channels, height, width = data.input_shape
     network = build_model(

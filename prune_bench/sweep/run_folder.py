@@ -62,7 +62,7 @@ def read_rates(folder: Path, device: str) -> dict[str, float]:
 
     Args:
         folder: The run's.
-        device: ``cpu``, ``cuda`` or ``mps``.
+        device: Its kind, as :func:`prune_bench.sweep.executors.device_kind` gives it.
     """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return dict(json.loads((folder / "costs.json").read_text()).get(device, {}))

@@ -14,9 +14,9 @@ from prune_bench.data import load_data
 from prune_bench.data.protocol import DataSet
 from prune_bench.errors import PruneBenchError
 from prune_bench.report.results import load_results, read_records
-from prune_bench.sweep.cells import check
+from prune_bench.sweep.cells import check, check_shares, read_methods
 from prune_bench.sweep.dry_run import probe, say_plan, say_time
-from prune_bench.sweep.executors import find_devices, make_executor
+from prune_bench.sweep.executors import device_kind, find_devices, make_executor
 from prune_bench.sweep.failures import failure_name, forget_failures
 from prune_bench.sweep.finished import close_sweep, keep, plan_mark
 from prune_bench.sweep.graph import missing_stages, with_inputs
@@ -50,7 +50,9 @@ def prepare(experiment: Experiment) -> Plan:
     """
     check(experiment)
     options = experiment.data.options
-    return make_plan(experiment, {seed: load_data(experiment.data.name, options, seed) for seed in experiment.seeds})
+    data = {seed: load_data(experiment.data.name, options, seed) for seed in experiment.seeds}
+    check_shares(experiment, read_methods(experiment), next(iter(data.values())).samples)
+    return make_plan(experiment, data)
 
 
 def run_sweep(experiment: Experiment, console: Console, *, dry_run: bool = False, retry_failed: bool = False) -> int:
@@ -106,7 +108,7 @@ def _begin(experiment: Experiment, plan: Plan, todo: dict[str, Stage]) -> None:
 
 
 def _say_time(todo: dict[str, Stage], experiment: Experiment, devices: list[str], console: Console) -> None:
-    rates = read_rates(experiment.folder, devices[0].partition(":")[0])
+    rates = read_rates(experiment.folder, device_kind(devices[0]))
     measured = "" in rates
     if todo:
         rates = rates if measured else probe(experiment, sample_data(experiment), devices[0])
@@ -143,7 +145,7 @@ def _run(
 ) -> Progress:  # fmt: skip
     cells = {key: cell for cell, key in plan.cells.items()}
     executor = make_executor(experiment, devices)
-    kind = devices[0].partition(":")[0]
+    kind = device_kind(devices[0])
     packs = make_packs(plan, pack_sizes(experiment, sample_data(experiment), kind))
     status, began, last = StatusFile(experiment.folder), time.time(), 0.0
     with Display(console) as display:

@@ -18,11 +18,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.plugins.io import CheckpointIO
+from torch import Tensor
 
 from prune_bench.files import Files
+from prune_bench.parallel import of_all, of_first, rank
 
 log = logging.getLogger(__name__)
-_MADE_BY = f"prune_bench 1, torch {torch.__version__}, lightning {lightning.__version__}"
+_MADE_BY = f"prune_bench 2, torch {torch.__version__}, lightning {lightning.__version__}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,43 +70,48 @@ class Saver(lightning_callbacks.Checkpoint):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._random: dict[str, Any] = {}
+        self._random: dict[str, list[Tensor]] = {}
+        self._drawn: dict[str, list[Tensor]] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock starts; generators stand where they stood."""
         self._saved = time.monotonic()
-        if self._random:
-            torch.set_rng_state(self._random["cpu"])
+        # Of a rank that was not there when the file was written, the generators stay as they are.
+        if rank() < len(self._random.get("cpu", [])):
+            torch.set_rng_state(self._random["cpu"][rank()])
             if pl_module.device.type == "cuda":
-                torch.cuda.set_rng_state(self._random["cuda"], pl_module.device)
+                torch.cuda.set_rng_state(self._random["cuda"][rank()], pl_module.device)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """After an item."""
         if getattr(pl_module, "resumable", False):
-            self._save_if_due(trainer)
+            self._save_if_due(trainer, pl_module.device)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After an epoch of Lightning's, if another follows."""
         if trainer.current_epoch + 1 < (trainer.max_epochs or 0) and not trainer.should_stop:
-            self._save_if_due(trainer)
+            self._save_if_due(trainer, pl_module.device)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds what neither Lightning nor the module keeps."""
-        checkpoint["made_by"], checkpoint["random"] = _MADE_BY, {"cpu": torch.get_rng_state()}
-        if pl_module.device.type == "cuda":
-            checkpoint["random"]["cuda"] = torch.cuda.get_rng_state(pl_module.device)
+        checkpoint["made_by"], checkpoint["random"] = _MADE_BY, self._drawn
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keeps the generators' states until the training starts: what comes before may draw."""
         self._random = checkpoint["random"]
 
-    def _save_if_due(self, trainer: Trainer) -> None:
-        if time.monotonic() - self._saved < self._checkpoint.every:
+    def _save_if_due(self, trainer: Trainer, device: torch.device) -> None:
+        if not of_first(time.monotonic() - self._saved >= self._checkpoint.every, device):
             return
+        # The ranks of one cell are alike but for what they draw.
+        self._drawn = {"cpu": of_all(torch.get_rng_state(), device)}
+        if device.type == "cuda":
+            self._drawn["cuda"] = of_all(torch.cuda.get_rng_state(device), device)
         try:
-            trainer.save_checkpoint(self._checkpoint.name)
+            if rank() == 0:
+                trainer.save_checkpoint(self._checkpoint.name)
         except OSError as error:
             log.warning("no checkpoint could be written to %s: %s", self._checkpoint.name, error)
         self._saved = time.monotonic()

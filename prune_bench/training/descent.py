@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from prune_bench.config import Recipe
 from prune_bench.mask import Mask, prunable_weights
 from prune_bench.packing import lane_outputs
+from prune_bench.parallel import batch_mean, ranks, sum_
 
 
 class Descent:
@@ -50,7 +51,7 @@ class Descent:
         """One step on a batch of every lane.
 
         Args:
-            x: Inputs, [B, lanes x C, ...].
+            x: Inputs, [B, lanes x C, ...]; of several ranks, this one's share of the batch.
             y: Class indices, int64 [lanes, B], or [B] of a single one.
 
         Returns:
@@ -58,7 +59,8 @@ class Descent:
         """
         self.optimizer.zero_grad(set_to_none=True)
         losses = cross_entropies(self.network(x), y, self.lanes)
-        losses.sum().backward()
+        (losses.sum() / ranks()).backward()
+        sum_([p.grad for p in self._parameters if p.grad is not None])
         alive = [(w.grad, keep) for w, keep in self._keep if w.grad is not None]
         if alive:
             torch._foreach_mul_([grad for grad, _ in alive], [keep for _, keep in alive])
@@ -70,9 +72,12 @@ class Descent:
 
 
 def cross_entropies(outputs: Tensor, y: Tensor, lanes: int) -> Tensor:
-    """Mean cross-entropy of each lane, [lanes], of logits [B, lanes x classes] and labels [lanes, B] or [B]."""
+    """Mean cross-entropy of each lane, [lanes], of logits [B, lanes x classes] and labels [lanes, B] or [B].
+
+    Of several ranks, the mean over the whole batch.
+    """
     logits = lane_outputs(outputs, lanes)
-    return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(lanes, -1).mean(1)
+    return batch_mean(F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(lanes, -1))
 
 
 def clip_lanes_(gradients: list[Tensor], lanes: int, limit: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from prune_bench.parallel import of_first, rank
 from prune_bench.training.checkpoint import AmongFiles, Checkpoint, Saver
 
 
@@ -37,7 +38,7 @@ def fit(
     handler = signal.getsignal(signal.SIGINT)
     trainer = _trainer(epochs, device, checkpoint)
     items = _Items(loader) if isinstance(loader, (list, tuple)) else loader
-    resumed = None if checkpoint is None else checkpoint.resumable(module)
+    resumed = _resumed(module, device, checkpoint)
     try:
         with warnings.catch_warnings():
             # Lightning warns of few workers, no optimiser and no validation: all three are meant.
@@ -61,6 +62,14 @@ class _Items:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._items)
+
+
+def _resumed(module: LightningModule, device: torch.device, checkpoint: Checkpoint | None) -> str | None:
+    """What can be gone on from; of several ranks the first decides, because all must begin alike."""
+    if checkpoint is None:
+        return None
+    usable = rank() == 0 and checkpoint.resumable(module) is not None
+    return checkpoint.name if of_first(usable, device) else None
 
 
 def _trainer(epochs: int, device: torch.device, checkpoint: Checkpoint | None) -> Trainer:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from prune_bench import parallel
 from prune_bench.data import DeviceData, Samples
 from prune_bench.errors import DataError
 from prune_bench.randomness import generator
@@ -138,6 +139,31 @@ def test_a_class_with_too_few_samples_gives_all_it_has():
     data = make(samples=40, validation=0.5)
     available = torch.bincount(torch.cat([y for _, y in data.epoch(0, 20, augment=False)]), minlength=CLASSES)
     assert torch.bincount(data.balanced(8)[1], minlength=CLASSES).tolist() == available.clamp(max=8).tolist()
+
+
+@pytest.mark.parametrize("augmentation", ["none", "flip_crop"])
+def test_ranks_share_every_batch_and_have_the_balanced_one_whole(augmentation, monkeypatch):
+    def batches():
+        images = torch.randint(0, 256, (100, 1, 8, 8), generator=generator(0, "t")).to(torch.uint8)
+        samples = Samples(images, torch.arange(100) % CLASSES)
+        how = {
+            "mean": (0.0,),
+            "std": (1.0,),
+            "augmentation": augmentation,
+            "fingerprint": "f",
+            "num_classes": CLASSES,
+        }
+        data = DeviceData("toy", samples, samples, validation=0.2, seed=0, **how)
+        return [*data.epoch(1, 32, augment=True), *data.evaluation("test", 30)], data.balanced(2)
+
+    (whole, balanced), shares = batches(), []
+    monkeypatch.setattr(parallel, "ranks", lambda: 2)
+    for index in range(2):
+        monkeypatch.setattr(parallel, "rank", lambda index=index: index)
+        shares.append(batches())
+        assert torch.equal(shares[index][1][0], balanced[0])
+    for wanted, *found in zip(whole, *(own for own, _ in shares), strict=True):
+        assert all(torch.equal(torch.cat(pieces), tensor) for pieces, tensor in zip(zip(*found), wanted))
 
 
 def test_images_too_small_to_be_padded_by_reflection_are_refused():

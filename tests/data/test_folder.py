@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
+from prune_bench import parallel
 from prune_bench.data import load_data
 from prune_bench.errors import DataError
 from prune_bench.randomness import generator
@@ -62,6 +63,19 @@ def test_augmentation_is_drawn_for_epoch_and_picture_and_leaves_global_randomnes
 def test_a_worker_process_decodes_the_same_batches(root):
     here, there = (list(load(root, workers=workers).epoch(0, 4, augment=True)) for workers in (0, 1))
     assert all(torch.equal(x, xx) and torch.equal(y, yy) for (x, y), (xx, yy) in zip(here, there, strict=True))
+
+
+def test_ranks_decode_their_shares_of_every_batch(root, monkeypatch):
+    def batches():
+        return [*load(root).epoch(1, 4, augment=True), *load(root).evaluation("test", 4)]
+
+    whole, shares = batches(), []
+    monkeypatch.setattr(parallel, "ranks", lambda: 2)
+    for index in range(2):
+        monkeypatch.setattr(parallel, "rank", lambda index=index: index)
+        shares.append(batches())
+    for wanted, *found in zip(whole, *shares, strict=True):
+        assert all(torch.equal(torch.cat(pieces), tensor) for pieces, tensor in zip(zip(*found), wanted))
 
 
 def test_the_fingerprint_follows_the_files_and_not_where_they_lie(root, tmp_path_factory):

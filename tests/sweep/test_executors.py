@@ -47,6 +47,16 @@ def test_every_gpu_is_a_slot_or_several(two_gpus):
         devices("devices.count=3")
 
 
+def test_a_cell_takes_as_many_devices_as_it_is_told(two_gpus):
+    assert devices("devices.per_cell=2") == ["cuda:0+cuda:1"]
+    assert devices("devices.accelerator=cpu", "devices.count=4", "devices.per_cell=2") == ["cpu+cpu"] * 2
+    assert devices("devices.accelerator=cpu", "devices.count=5", "devices.per_cell=2") == ["cpu+cpu"] * 2
+    with pytest.raises(ConfigError, match=r"devices\.per_cell: 4.*more than the 2 devices.*lower it$"):
+        devices("devices.per_cell=4")
+    with pytest.raises(ConfigError, match=r"devices\.per_cell: 2.*more than the 1 devices.*raise devices\.count"):
+        devices("devices.count=1", "devices.per_cell=2")
+
+
 def test_cpu_slots_share_the_cores_by_their_threads(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
     assert devices("devices.accelerator=cpu") == ["cpu"] * 8
@@ -73,9 +83,12 @@ def test_auto_takes_processes_when_there_is_more_than_one_slot():
         ("cuda:3", None, ("cuda:0", {"CUDA_VISIBLE_DEVICES": "3"})),
         ("cuda:1", "4,6", ("cuda:0", {"CUDA_VISIBLE_DEVICES": "6"})),
         ("cuda:0", "GPU-5ebe9f43", ("cuda:0", {"CUDA_VISIBLE_DEVICES": "GPU-5ebe9f43"})),
+        ("cpu+cpu", None, ("cpu+cpu", {})),
+        ("cuda:2+cuda:3", None, ("cuda:0+cuda:1", {"CUDA_VISIBLE_DEVICES": "2,3"})),
+        ("cuda:0+cuda:1", "4,6,7", ("cuda:0+cuda:1", {"CUDA_VISIBLE_DEVICES": "4,6"})),
     ],
 )
-def test_a_worker_sees_its_own_gpu_only(device, visible, seen):
+def test_a_worker_sees_its_own_gpus_only(device, visible, seen):
     assert own_device(device, visible) == seen
 
 

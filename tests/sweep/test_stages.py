@@ -66,6 +66,7 @@ def test_every_stage_stands_after_its_inputs():
     "word",
     [
         "devices.threads=2",
+        "devices.per_cell=2",
         "limits.checkpoint_seconds=1.0",
         "executor=inline",
         "output=/elsewhere",

@@ -10,14 +10,16 @@ from prune_bench.sweep.executors.base import Executor, Job, Outcome
 from prune_bench.sweep.executors.inline import InlineExecutor
 from prune_bench.sweep.executors.processes import ProcessExecutor
 
-__all__ = ["Executor", "Job", "Outcome", "find_devices", "make_executor"]
+__all__ = ["Executor", "Job", "Outcome", "device_kind", "find_devices", "make_executor"]
 
 
 def find_devices(experiment: Experiment) -> list[str]:
     """The device of each slot: every GPU there is, or as many CPU processes as cores allow.
 
+    With ``devices.per_cell`` above 1 each slot has that many, their names joined by ``+``; what is left over is idle.
+
     Raises:
-        ConfigError: The accelerator asked for is not there.
+        ConfigError: The accelerator asked for is not there, or not as many devices as are asked for.
     """
     import torch
 
@@ -28,23 +30,37 @@ def find_devices(experiment: Experiment) -> list[str]:
     if not there[wanted]:
         names = [name for name, is_there in there.items() if is_there]
         raise ConfigError("devices.accelerator", wanted, "is not on this machine", allowed=names)
-    count, slots = experiment.devices.count, _slots(wanted, experiment)
-    if count is None:
-        return slots * experiment.devices.cells_per_gpu if wanted == "cuda" else slots
-    if wanted == "cpu":
-        return ["cpu"] * count
-    if count > len(slots):
-        raise ConfigError("devices.count", count, f"is more than the {len(slots)} there are")
-    return slots[:count] * experiment.devices.cells_per_gpu
+    groups = _groups(_places(wanted, experiment), experiment)
+    return groups * experiment.devices.cells_per_gpu if wanted == "cuda" else groups
 
 
-def _slots(device: str, experiment: Experiment) -> list[str]:
+def _places(device: str, experiment: Experiment) -> list[str]:
+    """What there is to use, a name each; of CPU processes as many as are asked for."""
     import torch
 
-    if device == "cuda":
-        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return [device] * (max(1, cores // experiment.devices.threads) if device == "cpu" else 1)
+    count = experiment.devices.count
+    if device == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return ["cpu"] * (count or max(1, cores // experiment.devices.threads))
+    there = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if device == "cuda" else [device]
+    if count is not None and count > len(there):
+        raise ConfigError("devices.count", count, f"is more than the {len(there)} there are")
+    return there[:count]
+
+
+def _groups(places: list[str], experiment: Experiment) -> list[str]:
+    together = experiment.devices.per_cell
+    if len(places) < together:
+        words = f"is more than the {len(places)} devices there are to use: lower it"
+        if experiment.devices.count is not None or "cpu" in places:
+            words += ", or raise devices.count"
+        raise ConfigError("devices.per_cell", together, words)
+    return ["+".join(places[i : i + together]) for i in range(0, len(places) - together + 1, together)]
+
+
+def device_kind(device: str) -> str:
+    """What kind of device a slot has: ``cpu``, ``cuda`` or ``mps``, or for example ``cuda+cuda`` of two."""
+    return "+".join(part.partition(":")[0] for part in device.split("+"))
 
 
 def make_executor(experiment: Experiment, devices: list[str]) -> Executor:

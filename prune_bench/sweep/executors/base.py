@@ -13,11 +13,12 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prune_bench.config import Limits
+from prune_bench.sweep.executors.ranks import RankError, launch
 from prune_bench.sweep.failures import Failure
 from prune_bench.sweep.logs import log_name, stage_log
 from prune_bench.sweep.stages import Stage
@@ -37,7 +38,7 @@ class Job:
         lanes: What to do, side by side; None for a lane of the pack that is not wanted now.
         pack: The keys of all lanes.
         store: Where the store is.
-        device: As torch names it.
+        device: As torch names it; several that share the stage are joined by ``+``.
         threads: CPU threads.
         limits: How long a stage may take, and how often a training writes a checkpoint.
     """
@@ -73,7 +74,7 @@ class Executor(Protocol):
     devices: list[str]
 
     def submit(self, job: Job, slot: int) -> Future[Outcome]:
-        """Starts a job in a free slot; its failure is an outcome, a slot's death the future's exception."""
+        """Starts a job in a free slot; its failure is an outcome, a slot's death the future's ``BrokenExecutor``."""
 
     def kill(self, slot: int) -> None:
         """Ends what runs in a slot at once, as if it had died; one that cannot be ended is left alone."""
@@ -83,14 +84,14 @@ class Executor(Protocol):
 
 
 def run_job(job: Job) -> Outcome:
-    """Does a job in this process: reads the stages' inputs from the store, computes, writes their artifacts."""
-    # Imported here because a driver that only watches workers needs no torch of its own.
-    import torch
+    """Does a job, in this process or in one a device that shares it.
 
-    torch.set_num_threads(job.threads)
-    device, begun = torch.device(job.device), time.perf_counter()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    Reads the stages' inputs from the store, computes, writes their artifacts.
+
+    Raises:
+        BrokenExecutor: One of several processes died.
+    """
+    begun = time.perf_counter()
     wanted = [stage for stage in job.lanes if stage is not None]
     with stage_log(Store(job.store).files, wanted[0].key):
         failed = _do_all(job, wanted)
@@ -113,20 +114,28 @@ def _do_all(job: Job, wanted: list[Stage]) -> dict[str, Failure]:
 def _try(job: Job, lanes: tuple[Stage | None, ...]) -> Failure | None:
     wanted = [stage for stage in job.lanes if stage is not None]
     alive = [stage for stage in lanes if stage is not None]
-    limit = job.limits.stage_seconds
+    devices, limit = job.device.split("+"), job.limits.stage_seconds
     log.info("on %s: %s", job.device, "; ".join(f"{stage.kind} {stage.label}" for stage in alive))
     try:
         with _at_most(limit and limit * len(alive)):
-            _do(job, lanes)
+            # Fresh weights have no inputs; they, a ticket and a result are quicker done than shared.
+            if len(devices) == 1 or not alive[0].inputs or alive[0].kind in ("ticket", "result"):
+                _do(devices[0], job, lanes)
+            else:
+                launch(_do, devices, job, lanes)
+    except BrokenExecutor as death:
+        log.error("died: %s", death)
+        raise
     except Exception as error:  # a fault in one stage must cost no other: it becomes data
         log.exception("failed")
-        return Failure(
-            reason=f"{type(error).__name__}: {error}",
-            trace=traceback.format_exc(),
-            log=log_name(wanted[0].key),
-            out_of_memory=type(error).__name__ == "OutOfMemoryError",
-        )
+        return _failure(error, log_name(wanted[0].key))
     return None
+
+
+def _failure(error: Exception, log: str) -> Failure:
+    kind = error.kind if isinstance(error, RankError) else type(error).__name__
+    trace = error.trace if isinstance(error, RankError) else traceback.format_exc()
+    return Failure(reason=f"{kind}: {error}", trace=trace, log=log, out_of_memory=kind == "OutOfMemoryError")
 
 
 @contextlib.contextmanager
@@ -149,18 +158,24 @@ def _at_most(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _do(job: Job, lanes: tuple[Stage | None, ...]) -> None:
+def _do(place: str, job: Job, lanes: tuple[Stage | None, ...]) -> None:
     import torch
 
+    from prune_bench.parallel import rank
     from prune_bench.sweep.compute import compute, made_by
 
-    store, device = Store(job.store), torch.device(job.device)
+    torch.set_num_threads(job.threads)
+    store, device = Store(job.store), torch.device(place)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     wanted = next(stage for stage in lanes if stage is not None)
     # A lane that is not wanted is filled with one that is: the shapes, and with them the bits, stay the pack's.
     stages = [wanted if lane is None else lane for lane in lanes]
     inputs = {stage.key: _read_inputs(stage, store) for stage in stages}
     checkpoint = _checkpoint(job, stages)
     artifacts = compute(stages, [inputs[stage.key] for stage in stages], device, checkpoint)
+    if rank() != 0:
+        return
     for lane, artifact in zip(lanes, artifacts):
         if lane is not None:
             record = {"made_by": made_by(device, len(lanes)), **artifact.record}

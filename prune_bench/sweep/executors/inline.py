@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 
 from prune_bench.sweep.executors.base import Job, Outcome, run_job
 
@@ -14,9 +14,12 @@ class InlineExecutor:
         self.devices = [device]
 
     def submit(self, job: Job, slot: int) -> Future[Outcome]:
-        """Does the job before it returns."""
+        """Does the job before it returns; the future raises ``BrokenExecutor`` if a rank of it dies."""
         future: Future[Outcome] = Future()
-        future.set_result(run_job(job))
+        try:
+            future.set_result(run_job(job))
+        except BrokenExecutor as error:
+            future.set_exception(error)
         return future
 
     def kill(self, slot: int) -> None:

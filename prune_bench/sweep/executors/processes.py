@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import signal
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 
 from prune_bench.sweep.executors.base import Job, Outcome, run_job
+from prune_bench.sweep.executors.ranks import follow
 
 
 class ProcessExecutor:
@@ -27,14 +25,14 @@ class ProcessExecutor:
         self._pools: list[ProcessPoolExecutor | None] = [None for _ in devices]
 
     def submit(self, job: Job, slot: int) -> Future[Outcome]:
-        """Starts the job in the slot's worker; the future raises ``BrokenProcessPool`` if that dies."""
+        """Starts the job in the slot's worker; the future raises ``BrokenExecutor`` if that or a rank of it dies."""
         pool = self._pools[slot]
         device, visible = own_device(self.devices[slot], os.environ.get("CUDA_VISIBLE_DEVICES"))
         if pool is None or getattr(pool, "_broken", False):
             pool = self._pools[slot] = ProcessPoolExecutor(
                 max_workers=1,
                 mp_context=multiprocessing.get_context("spawn"),
-                initializer=_begin,
+                initializer=follow,
                 initargs=(os.getpid(),),
             )
         # The worker is spawned while the first job is submitted, and must find this before it imports torch.
@@ -42,7 +40,7 @@ class ProcessExecutor:
             return pool.submit(run_job, replace(job, device=device))
 
     def kill(self, slot: int) -> None:
-        """Ends the slot's worker."""
+        """Ends the slot's worker; the ranks that it has follow it."""
         for process in list((getattr(self._pools[slot], "_processes", None) or {}).values()):
             process.kill()
 
@@ -55,17 +53,18 @@ class ProcessExecutor:
 
 
 def own_device(device: str, visible: str | None) -> tuple[str, dict[str, str]]:
-    """What a worker that sees one GPU only calls it, and the environment that makes it so.
+    """What a worker that sees its own GPUs only calls them, and the environment that makes it so.
 
     Args:
-        device: What the driver calls it, for example ``cuda:3``.
+        device: What the driver calls them, for example ``cuda:3``, or ``cuda:2+cuda:3``.
         visible: The driver's own ``CUDA_VISIBLE_DEVICES``.
     """
     if not device.startswith("cuda:"):
         return device, {}
-    index = int(device.partition(":")[2])
+    indices = [int(part.partition(":")[2]) for part in device.split("+")]
     names = visible.split(",") if visible else []
-    return "cuda:0", {"CUDA_VISIBLE_DEVICES": names[index] if names else str(index)}
+    own = ",".join(names[index] if names else str(index) for index in indices)
+    return "+".join(f"cuda:{i}" for i in range(len(indices))), {"CUDA_VISIBLE_DEVICES": own}
 
 
 @contextlib.contextmanager
@@ -80,15 +79,3 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _begin(driver: int) -> None:
-    """A worker leaves Ctrl-C to the driver, and goes when the driver is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow, args=(driver,), daemon=True).start()
-
-
-def _follow(driver: int) -> None:
-    while os.getppid() == driver:
-        time.sleep(1)
-    os._exit(1)
