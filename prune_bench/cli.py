@@ -53,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     sweep = commands.add_parser("sweep", help="run an experiment file and print its table")
     sweep.add_argument("experiment", help="an experiment file, for example experiments/smoke.yaml")
-    sweep.add_argument("--executor", choices=["inline", "processes"], help="the same as executor=...")
+    sweep.add_argument("--executor", choices=["inline", "processes", "ray"], help="the same as executor=...")
+    sweep.add_argument("--address", help="of a Ray cluster: auto or host:port, the same as devices.address=...")
     sweep.add_argument("--dry-run", action="store_true", help="say what would run and what it would cost, and stop")
     sweep.add_argument("--retry-failed", action="store_true", help="try stages again that failed before")
     sweep.add_argument("--fast", action="store_true", help="the same experiment at toy size, in under a minute")
@@ -92,7 +93,8 @@ def _sweep(args: argparse.Namespace, console: Console) -> int:
     from prune_bench.sweep.sweep import run_sweep
     from prune_bench.sweep.toy import toy_size
 
-    words = [*args.overrides, *([f"executor={args.executor}"] if args.executor else [])]
+    flags = {"executor": args.executor, "devices.address": args.address}
+    words = [*args.overrides, *(f"{key}={value}" for key, value in flags.items() if value)]
     experiment = load_experiment(args.experiment, words)
     experiment = toy_size(experiment) if args.fast else experiment
     return run_sweep(experiment, console, dry_run=args.dry_run, retry_failed=args.retry_failed)

@@ -81,6 +81,8 @@ class Devices:
     """Cells that share a GPU; each is a process of its own."""
     threads: Positive = 1
     """CPU threads of one cell; the same under every executor, because it can change the last bit of a sum."""
+    address: str | None = None
+    """Ray cluster for `executor=ray`: `host:port`, or `auto` on one of its machines; null for a Ray of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +135,8 @@ class Experiment:
     """One whole repetition each."""
     devices: Devices = field(default_factory=Devices)
     """Where cells run."""
-    executor: Literal["auto", "inline", "processes"] = "auto"
-    """`inline` is this process; `auto` takes one process a device when there is more than one."""
+    executor: Literal["auto", "inline", "processes", "ray"] = "auto"
+    """`inline` is this process; `auto` takes one process a device if there are several; `ray` is for clusters."""
     limits: Limits = field(default_factory=Limits)
     """What a sweep may spend."""
     wandb: Wandb = field(default_factory=Wandb)

@@ -117,7 +117,8 @@ def _keep(write: Callable[[], None], console: Console) -> None:
 def _say_time(todo: dict[str, Stage], experiment: Experiment, devices: list[str], console: Console) -> None:
     rates = read_rates(experiment.folder, devices[0].partition(":")[0])
     measured = "" in rates
-    if todo:
+    # This machine tells nothing of a cluster's.
+    if todo and (measured or experiment.devices.address is None):
         rates = rates if measured else probe(experiment, sample_data(experiment), devices[0])
         say_time(todo, rates, len(devices), console, measured=measured)
 
@@ -152,6 +153,8 @@ def _run(
 ) -> Progress:  # fmt: skip
     cells = {key: cell for cell, key in plan.cells.items()}
     executor = make_executor(experiment, devices)
+    if dashboard := getattr(executor, "dashboard", ""):
+        console.print(f"  Ray's dashboard: http://{dashboard}", highlight=False)
     kind = devices[0].partition(":")[0]
     packs = make_packs(plan, pack_sizes(experiment, sample_data(experiment), kind))
     status, began, last = StatusFile(experiment.folder), time.time(), 0.0
