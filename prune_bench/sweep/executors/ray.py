@@ -1,4 +1,4 @@
-"""A long-lived Ray actor a slot, on this machine or wherever a cluster has room."""
+"""Long-lived Ray actors, on this machine or wherever a cluster has room."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import contextlib
 import os
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
-from dataclasses import dataclass
-from queue import SimpleQueue
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from prune_bench.config import Devices
-from prune_bench.errors import ConfigError
+from prune_bench.errors import ConfigError, PruneBenchError
 from prune_bench.sweep.executors.base import Job, Outcome, run_job
 
-_TRIES = 3  # to make an actor, before a job is told that there is none
-_PATIENCE = 5.0  # seconds for a cluster's port to open, and for threads to end
+_TICK = 0.05  # seconds that Ray is listened to before new jobs are looked at
+_TRIES = 3  # to start an actor, for each slot, before it is given up
+_PATIENCE = 5.0  # seconds for a cluster's port to open
 
 
 class ActorDied(BrokenExecutor):
@@ -31,7 +32,22 @@ class ActorDied(BrokenExecutor):
 class _Task:
     job: Job
     slot: int
-    future: Future[Outcome]
+    future: Future[Outcome] = field(default_factory=Future)
+
+
+@dataclass(eq=False)
+class _Worker:
+    """An actor, what it was asked and has not answered yet, and the job it is for.
+
+    A job is given only to an actor that has just answered: one that died idle, or is still waiting for a place,
+    then costs no job a life.
+    """
+
+    actor: Any
+    answer: Any
+    is_there: bool = False
+    task: _Task | None = None
+    has_begun: bool = False
 
 
 class RayExecutor:
@@ -58,80 +74,102 @@ class RayExecutor:
         self._class: Any = ray.remote(_Actor).options(**share)
         data = {name: value for name, value in os.environ.items() if name.startswith("PRUNE_BENCH_")}
         self._beginning = (work, os.getcwd(), data)
-        self._waiting: SimpleQueue[_Task | None] = SimpleQueue()
-        self._servants: dict[int, threading.Thread] = {}
-        self._actors: dict[int, Any] = {}
-        self._at_work: dict[int, Any] = {}
-        self._over = False
+        self._waiting: deque[_Task] = deque()
+        self._workers: list[_Worker] = []
+        self._failed_starts = 0  # in a row
+        self._lock, self._over = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def submit(self, job: Job, slot: int) -> Future[Outcome]:
         """Puts the job in line for a free actor; the future raises :class:`ActorDied` if that dies."""
-        task = _Task(job, slot, Future())
-        self._waiting.put(task)
-        if slot not in self._servants:
-            self._servants[slot] = threading.Thread(target=self._serve, args=(slot,), daemon=True)
-            self._servants[slot].start()
+        task = _Task(job, slot)
+        self._waiting.append(task)
         return task.future
 
     def kill(self, slot: int) -> None:
         """Ends the actor that does the slot's job; a job that no actor has begun is left alone."""
-        if (actor := self._at_work.get(slot)) is not None:
-            ray.kill(actor)
+        with self._lock:
+            for worker in self._workers:
+                if worker.has_begun and worker.task is not None and worker.task.slot == slot:
+                    ray.kill(worker.actor)
 
     def close(self) -> None:
         """Ends the actors at once, and the Ray that was started for them."""
-        self._over = True
-        for actor in list(self._actors.values()):
-            ray.kill(actor)
-        for _ in self._servants:
-            self._waiting.put(None)
-        for thread in self._servants.values():
-            thread.join(_PATIENCE)
+        if self._over.is_set():
+            return
+        self._over.set()
+        # Ray ends the process with a fault if it is shut down while a thread waits for it.
+        self._thread.join()
+        for worker in self._workers:
+            _end(worker)
         ray.shutdown()
 
-    def _serve(self, index: int) -> None:
-        """Finds work for one actor after another, each until it dies."""
-        failures = 0
-        while not self._over:
-            self._actors[index] = actor = self._class.remote(*self._beginning)
-            try:
-                ray.get(actor.is_there.remote())  # waits for as long as the cluster has no room
-                failures = 0
-                while (task := self._waiting.get()) is not None:
-                    self._do(task, actor)
+    def _run(self) -> None:
+        try:
+            while not self._over.is_set():
+                self._turn()
+        except Exception as error:  # without this thread the sweep would wait for ever
+            for task in [*self._waiting, *(w.task for w in self._workers if w.task is not None)]:
+                task.future.set_exception(error)
+
+    def _turn(self) -> None:
+        with self._lock:
+            self._hire()
+            self._hand_out()
+        asked = {worker.answer: worker for worker in self._workers if worker.answer is not None}
+        if not asked:
+            self._over.wait(_TICK)
+            return
+        answers, _ = ray.wait(list(asked), timeout=_TICK)
+        with self._lock:
+            for answer in answers:
+                self._hear(asked[answer])
+
+    def _hire(self) -> None:
+        """Makes actors, as many as there are jobs for and at most one a slot."""
+        busy = sum(worker.task is not None for worker in self._workers)
+        while len(self._workers) < min(len(self.devices), busy + len(self._waiting)):
+            actor = self._class.remote(*self._beginning)
+            self._workers.append(_Worker(actor, actor.is_there.remote()))
+
+    def _hand_out(self) -> None:
+        for worker in self._workers:
+            if self._waiting and worker.answer is None:
+                worker.task, worker.answer = self._waiting.popleft(), worker.actor.is_there.remote()
+
+    def _hear(self, worker: _Worker) -> None:
+        """Takes in an answer: that an actor is there, what became of its job, or that it is gone."""
+        task = worker.task
+        try:
+            said = ray.get(worker.answer)
+        except RayError as error:
+            if not (worker.has_begun and isinstance(error, RayTaskError)):
+                self._bury(worker, error)
                 return
-            except RayError as error:
-                failures += 1
-                if failures == _TRIES and (task := self._waiting.get()) is not None:
-                    task.future.set_exception(ActorDied(f"no actor can be made: {error}"))
-                    failures = 0
-
-    def _do(self, task: _Task, actor: Any) -> None:
-        """Has a job done.
-
-        Raises:
-            RayError: The actor is dead; its job was told so, or is back in line if it had not begun.
-        """
-        try:
-            ray.get(actor.is_there.remote())
-        except RayError:
-            self._waiting.put(task)
-            raise
-        self._at_work[task.slot] = actor
-        try:
-            said: Outcome | Exception = ray.get(actor.do.remote(task.job))
-        except Exception as error:
             said = error
-        del self._at_work[task.slot]  # before the slot is free to be used again
-        if isinstance(said, Outcome):
-            task.future.set_result(said)
-        elif isinstance(said, RayTaskError) or not isinstance(said, RayError):
-            task.future.set_exception(said)
-        else:
-            with contextlib.suppress(RayError):
-                ray.kill(actor)  # one that only could not be reached must not go on
-            task.future.set_exception(ActorDied(str(said)))
-            raise said
+        self._failed_starts, worker.is_there, worker.answer = 0, True, None
+        if task is not None and not worker.has_begun:
+            worker.has_begun, worker.answer = True, worker.actor.do.remote(task.job)
+        elif task is not None:
+            worker.has_begun, worker.task = False, None
+            if isinstance(said, Exception):
+                task.future.set_exception(said)
+            else:
+                task.future.set_result(said)
+
+    def _bury(self, worker: _Worker, error: RayError) -> None:
+        """Lets go of an actor that is gone; its job is told so, or is back in line if it had not begun."""
+        _end(worker)  # one that only could not be reached must not go on
+        self._workers.remove(worker)
+        if worker.task is not None and worker.has_begun:
+            worker.task.future.set_exception(ActorDied(str(error)))
+        elif worker.task is not None:
+            self._waiting.appendleft(worker.task)
+        if not worker.is_there:
+            self._failed_starts += 1
+        if self._failed_starts >= _TRIES * len(self.devices):
+            raise PruneBenchError(f"Ray can start no worker: {error}")
 
 
 class _Actor:
@@ -146,6 +184,11 @@ class _Actor:
 
     def do(self, job: Job) -> Outcome:
         return self._work(job)
+
+
+def _end(worker: _Worker) -> None:
+    with contextlib.suppress(RayError):
+        ray.kill(worker.actor)
 
 
 def find_slots(settings: Devices) -> list[str]:
