@@ -7,6 +7,7 @@ checked when an experiment is expanded (:mod:`prune_bench.sweep.cells`).
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -209,8 +210,10 @@ def experiment_values(experiment: Experiment) -> dict[str, Any]:
 
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
-    """Writes the experiment as YAML."""
-    OmegaConf.save(OmegaConf.create(experiment_values(experiment)), path)
+    """Writes the experiment as YAML, whole or not at all: others may be reading it."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    OmegaConf.save(OmegaConf.create(experiment_values(experiment)), aside)
+    aside.replace(path)
 
 
 def _spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from prune_bench.data.protocol import DataSet
 from prune_bench.errors import PruneBenchError
 from prune_bench.report.results import load_results, read_records
 from prune_bench.report.table import rich_table
-from prune_bench.sweep.cells import check
+from prune_bench.sweep.cells import Cell, check
 from prune_bench.sweep.dry_run import probe, say_plan, say_time
 from prune_bench.sweep.executors import find_devices, make_executor
 from prune_bench.sweep.failures import failure_name, forget_failures
-from prune_bench.sweep.graph import missing_stages, with_inputs
+from prune_bench.sweep.graph import missing_stages, narrow, with_inputs
 from prune_bench.sweep.packs import make_packs, pack_sizes
 from prune_bench.sweep.progress import Display, measured_rates, take_snapshot
 from prune_bench.sweep.run_folder import (
@@ -52,7 +52,10 @@ def prepare(experiment: Experiment) -> Plan:
     return make_plan(experiment, {seed: load_data(experiment.data.name, options, seed) for seed in experiment.seeds})
 
 
-def run_sweep(experiment: Experiment, console: Console, *, dry_run: bool = False, retry_failed: bool = False) -> int:
+def run_sweep(
+    experiment: Experiment, console: Console, *, dry_run: bool = False, retry_failed: bool = False,
+    only: Collection[Cell] | None = None,
+) -> int:  # fmt: skip
     """Runs what of the experiment has no result yet, and prints the table.
 
     Args:
@@ -60,22 +63,25 @@ def run_sweep(experiment: Experiment, console: Console, *, dry_run: bool = False
         console: Where to print.
         dry_run: Say what would run and what it would cost, and stop.
         retry_failed: Try stages again that failed before.
+        only: Run these cells alone; the run's folder is the whole experiment's all the same.
 
     Returns:
-        0 if every cell has a result, else 1.
+        0 if every cell that was asked for has a result, else 1.
 
     Raises:
         PruneBenchError: The request is wrong; nothing was run.
         KeyboardInterrupt: Ctrl-C; what was finished is kept.
     """
-    plan, devices = prepare(experiment), find_devices(experiment)
+    whole, devices = prepare(experiment), find_devices(experiment)
+    plan = whole if only is None else narrow(whole, only)
     store = Store(experiment.store_location, say=lambda words: console.print(words, style="yellow"))
     todo = missing_stages(plan, store)
     say_plan(plan, todo, experiment, devices, console)
     if dry_run:
         _say_time(todo, experiment, devices, console)
         return 0
-    _begin(experiment, plan, todo)
+    others = _reasons(experiment.folder, set(whole.cells.values()) - set(plan.cells.values()))
+    _begin(experiment, _cells(experiment, whole, others), todo)
     if retry_failed:
         forget_failures(store, todo)
     failed: dict[str, str] = {}
@@ -83,7 +89,7 @@ def run_sweep(experiment: Experiment, console: Console, *, dry_run: bool = False
     try:
         if todo:
             failed = _run(experiment, plan, todo, store, devices, mirror, console).failed
-            _keep(lambda: write_cells(experiment.folder, _cells(experiment, plan, failed)), console)
+            _keep(lambda: write_cells(experiment.folder, _cells(experiment, whole, others | failed)), console)
     except BaseException:
         mirror.stop()
         raise
@@ -94,12 +100,12 @@ def run_sweep(experiment: Experiment, console: Console, *, dry_run: bool = False
     return _say_results(experiment.folder, plan, failed, store, mirror, console)
 
 
-def _begin(experiment: Experiment, plan: Plan, todo: dict[str, Stage]) -> None:
+def _begin(experiment: Experiment, cells: RunCells, todo: dict[str, Stage]) -> None:
     folder = experiment.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_experiment(experiment, folder / "experiment.yaml")
-        write_cells(folder, _cells(experiment, plan, {}))
+        write_cells(folder, cells)
     except OSError as error:
         # A finished run may lie on a disk that is read-only, and can be looked at all the same.
         if todo or not (folder / "cells.json").is_file():
@@ -212,12 +218,20 @@ def _cells(experiment: Experiment, plan: Plan, failed: dict[str, str]) -> RunCel
     return RunCells(store=experiment.store, rows=rows)
 
 
+def _reasons(folder: Path, keys: Collection[str]) -> dict[str, str]:
+    """Why cells have failed that are left alone now."""
+    if not keys or not (folder / "cells.json").is_file():
+        return {}
+    return {row["key"]: row["reason"] for row in read_cells(folder).rows if row["key"] in keys}
+
+
 def _say_results(
     folder: Path, plan: Plan, failed: dict[str, str], store: Store, mirror: Mirror, console: Console
 ) -> int:
     results = load_results(folder)
     _keep(lambda: results.to_csv(folder / "results.csv", index=False), console)
-    console.print(rich_table(results))
+    # What of the table is there; cells that nobody asked for now may be there too.
+    console.print(rich_table(results[results.key.isin(set(plan.cells.values())) | (results.status == "done")]))
     console.print(
         "Differences are in points of accuracy against the original ticket of the same seed; search cost is in\n"
         "seconds and in epochs of dense training. Effective density counts kept weights on a path from input\n"
