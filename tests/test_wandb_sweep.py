@@ -130,7 +130,16 @@ def agent(command, tmp_path, number, **environment):
     script.parent.mkdir(exist_ok=True)
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m prune_bench.cli "$@"\n')
     script.chmod(0o755)
-    marks = {"WANDB_SWEEP_ID": "grid", "WANDB_RUN_ID": f"agents{number}", "WANDB_PROJECT": "p", **environment}
+    grid = tmp_path / "config.yaml"  # an agent writes what W&B must hold the run's config to
+    choices = [word.partition("=") for word in command if word.startswith(("method=", "variant=", "prune_at="))]
+    grid.write_text(yaml.safe_dump({"wandb_version": 1, **{key: {"value": value} for key, _, value in choices}}))
+    marks = {
+        "WANDB_SWEEP_ID": "grid",
+        "WANDB_SWEEP_PARAM_PATH": str(grid),
+        "WANDB_RUN_ID": f"agents{number}",
+        "WANDB_PROJECT": "p",
+        **environment,
+    }
     env = os.environ | marks | {"PATH": f"{script.parent}{os.pathsep}{os.environ['PATH']}"}
     return subprocess.run(command, env=env, capture_output=True, text=True)
 
