@@ -53,14 +53,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     sweep = commands.add_parser("sweep", help="run an experiment file and print its table")
     sweep.add_argument("experiment", help="an experiment file, for example experiments/smoke.yaml")
-    sweep.add_argument("--executor", choices=["inline", "processes"], help="the same as executor=...")
+    sweep.add_argument("--executor", choices=["inline", "processes", "ray"], help="the same as executor=...")
+    sweep.add_argument("--address", help="of a Ray cluster: auto or host:port, the same as devices.address=...")
     sweep.add_argument("--dry-run", action="store_true", help="say what would run and what it would cost, and stop")
     sweep.add_argument("--retry-failed", action="store_true", help="try stages again that failed before")
     sweep.add_argument("--fast", action="store_true", help="the same experiment at toy size, in under a minute")
     sweep.set_defaults(command=_sweep)
-    run = commands.add_parser("run", help="run one cell: method=cts_kl data=digits density=0.02")
+    run = commands.add_parser("run", help="run one cell: [FILE] method=cts_kl density=0.02 seed=0")
     run.set_defaults(command=_run)
-    for command in (sweep, run):
+    agents = commands.add_parser("wandb-sweep", help="register an experiment file as a grid for W&B agents")
+    agents.add_argument("experiment", help="an experiment file, as the agents find it")
+    agents.add_argument("--print", action="store_true", help="print the sweep's YAML and register nothing")
+    agents.set_defaults(command=_wandb_sweep)
+    for command in (sweep, run, agents):
         command.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the experiment's keys")
     words = {
         "report": (_report, "print a run's table"),
@@ -92,12 +97,13 @@ def _sweep(args: argparse.Namespace, console: Console) -> int:
     from prune_bench.sweep.finished import close_sweep, find_finished
     from prune_bench.tracking import Mirror
 
-    words = [*args.overrides, *([f"executor={args.executor}"] if args.executor else [])]
+    flags = {"executor": args.executor, "devices.address": args.address}
+    words = [*args.overrides, *(f"{key}={value}" for key, value in flags.items() if value)]
     experiment = load_experiment(args.experiment, words)
     if not args.fast and not args.dry_run:
         results = find_finished(experiment, lambda words: console.print(words, style="yellow"))
         if results is not None:
-            close_sweep(experiment, results, Mirror(experiment.wandb, experiment.folder), console)
+            close_sweep(experiment, results, list(results.key), Mirror(experiment.wandb, experiment.folder), console)
             return 0
     # Imported only now: torch takes seconds, and a finished run needs none.
     from prune_bench.sweep.sweep import run_sweep
@@ -111,6 +117,8 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     from prune_bench.config import make_experiment
     from prune_bench.sweep.sweep import run_sweep
 
+    if any("=" not in word for word in args.overrides):
+        return _run_of_file(args, console)
     plural = {"method": "methods", "density": "densities", "variant": "variants", "seed": "seeds"}
     words = [re.sub(r"^(method|density|variant|seed)(?==)", lambda key: plural[key[0]], w) for w in args.overrides]
     if not any(word.startswith("methods") for word in words):
@@ -118,6 +126,48 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     # A method must be named before options are laid over it.
     words.sort(key=lambda word: not word.startswith("methods="))
     return run_sweep(make_experiment({"name": "single"}, words), console)
+
+
+def _run_of_file(args: argparse.Namespace, console: Console) -> int:
+    """Cells of an experiment file, into its store and its folder."""
+    from prune_bench.sweep.cells import choose
+    from prune_bench.sweep.sweep import run_sweep
+    from prune_bench.wandb_sweep import is_agents, run_for_agent
+
+    file, *more = [word for word in args.overrides if "=" not in word]
+    if more:
+        raise ConfigError("override", more[0], "is not of the form key=value, and one experiment file is enough")
+    experiment, choices, _ = _choices(file, [word for word in args.overrides if word != file])
+    cells = choose(experiment, choices)
+    if is_agents() and len(cells) == 1:
+        return run_for_agent(experiment, cells[0], console)
+    return run_sweep(experiment, console, only=cells)
+
+
+def _wandb_sweep(args: argparse.Namespace, console: Console) -> None:
+    from omegaconf import OmegaConf
+
+    from prune_bench.sweep.cells import check, choose
+    from prune_bench.wandb_sweep import register, sweep_config
+
+    experiment, choices, overrides = _choices(args.experiment, args.overrides)
+    check(experiment)
+    config = sweep_config(experiment, choose(experiment, choices), args.experiment, overrides)
+    if args.print:
+        # As it is: "${env}" is the agent's to fill in.
+        print(OmegaConf.to_yaml(OmegaConf.create(config)), end="")
+    else:
+        console.print(f"start agents, one a GPU, where the file is: {register(config)}", soft_wrap=True)
+
+
+def _choices(file: str, words: Sequence[str]) -> tuple[Any, list[str], list[str]]:
+    """An experiment, the words that choose cells of it, and those that were laid over it."""
+    from prune_bench.config import load_experiment
+    from prune_bench.sweep.cells import CHOICES
+
+    choices = [word for word in words if word.partition("=")[0] in (*CHOICES, "cell")]
+    overrides = [word for word in words if word not in choices]
+    return load_experiment(file, overrides), choices, overrides
 
 
 def _report(args: argparse.Namespace, console: Console) -> None:

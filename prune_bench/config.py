@@ -7,6 +7,7 @@ checked when an experiment is expanded (:mod:`prune_bench.sweep.cells`).
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -85,6 +86,8 @@ class Devices:
     `cells_per_gpu` and `train.pack` above 1, which put small networks together; `train.pack: auto` packs nothing."""
     threads: Positive = 1
     """CPU threads of one cell; the same under every executor, because it can change the last bit of a sum."""
+    address: str | None = None
+    """Ray cluster for `executor=ray`: `host:port`, or `auto` on one of its machines; null for a Ray of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +142,8 @@ class Experiment:
     """One whole repetition each."""
     devices: Devices = field(default_factory=Devices)
     """Where cells run."""
-    executor: Literal["auto", "inline", "processes"] = "auto"
-    """`inline` is this process; `auto` takes one process a device when there is more than one."""
+    executor: Literal["auto", "inline", "processes", "ray"] = "auto"
+    """`inline` is this process; `auto` takes one process a device if there are several; `ray` is for clusters."""
     limits: Limits = field(default_factory=Limits)
     """What a sweep may spend."""
     wandb: Wandb = field(default_factory=Wandb)
@@ -213,8 +216,10 @@ def experiment_values(experiment: Experiment) -> dict[str, Any]:
 
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
-    """Writes the experiment as YAML."""
-    OmegaConf.save(OmegaConf.create(experiment_values(experiment)), path)
+    """Writes the experiment as YAML, whole or not at all: others may be reading it."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    OmegaConf.save(OmegaConf.create(experiment_values(experiment)), aside)
+    aside.replace(path)
 
 
 def _spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:

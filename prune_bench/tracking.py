@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import netrc
 import os
 import signal
@@ -66,7 +65,8 @@ class Mirror:
 
     def __init__(self, settings: Wandb, folder: Path) -> None:
         self._settings, self._folder = settings, Path(folder).resolve() / "wandb"
-        self.mode = find_mode(settings)
+        # What is written under a W&B agent all goes into the one run that the agent has named.
+        self.mode = "disabled" if os.environ.get("WANDB_SWEEP_ID") else find_mode(settings)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Mirror:
@@ -266,31 +266,14 @@ def _leave_with(parent: int) -> None:
 def _write(run: dict[str, Any], args: argparse.Namespace, folder: Path) -> None:
     import wandb
 
-    seconds = float(args.patience)
-    settings = wandb.Settings(
-        console="off", silent=True, x_disable_stats=True, x_save_requirements=False,
-        x_transaction_log_flush_interval=1, finish_timeout=seconds, init_timeout=min(seconds, 60.0),
-    )  # fmt: skip
+    from prune_bench.wandb_cell import lean_settings, write_cell
+
     with wandb.init(
         id=run["key"], name=run["name"], group=run["group"], tags=run["tags"], config=run["config"],
         project=args.project, entity=args.entity or None, dir=folder, mode=args.mode, reinit="create_new",
-        resume="allow" if args.mode == "online" else None, settings=settings,
+        resume="allow" if args.mode == "online" else None, settings=lean_settings(float(args.patience)),
     ) as out:  # fmt: skip
-        out.define_metric("epoch")
-        for family in ("train/*", "validation/*"):
-            out.define_metric(family, step_metric="epoch")
-        # Steps are said: a run that was told in part takes no row twice.
-        for step, row in enumerate(run["curves"]):
-            out.log(row, step=step)
-        if run["layers"]:
-            columns = list(run["layers"][0])
-            table = wandb.Table(columns=columns, data=[[row[c] for c in columns] for row in run["layers"]])
-            out.log({"layers": table}, step=len(run["curves"]))
-        out.summary.update({name: value for name, value in run["summary"].items() if _is_told(value)})
-
-
-def _is_told(value: object) -> bool:
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
+        write_cell(out, run)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ from prune_bench.models import models
 from prune_bench.options import read_options
 from prune_bench.pruners import Pruner, pruners
 from prune_bench.registry import Registry
+
+CHOICES = ("method", "density", "variant", "seed", "prune_at")
+"""What tells the cells of an experiment apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,3 +144,37 @@ def expand(experiment: Experiment) -> Iterator[Cell]:
                             variant=variant,  # type: ignore[arg-type]
                             seed=seed,
                         )
+
+
+def cell_name(cell: Cell) -> str:
+    """A cell in words that say all of it."""
+    return f"{cell.method} {cell.density:.6g} {cell.variant} seed {cell.seed} at {cell.prune_at}"
+
+
+def choose(experiment: Experiment, words: Sequence[str]) -> list[Cell]:
+    """The experiment's cells of which all words are true.
+
+    Args:
+        experiment: What is asked for.
+        words: ``method=cts``, ``density=0.02`` and so on, or ``cell=`` with a :func:`cell_name`.
+
+    Raises:
+        ConfigError: The experiment has no such cell.
+    """
+    cells = list(expand(experiment))
+    for word in words:
+        key, _, value = word.partition("=")
+        there = {cell_name(cell) if key == "cell" else getattr(cell, key): None for cell in cells}
+        cells = [cell for cell in cells if _is(cell_name(cell) if key == "cell" else getattr(cell, key), value)]
+        if not cells:
+            raise ConfigError(key, value, f"is no cell of {experiment.name}: {' '.join(words)}", allowed=there)
+    return cells
+
+
+def _is(value: str | float, word: str) -> bool:
+    if isinstance(value, str):
+        return value == word
+    try:
+        return math.isclose(value, float(word), rel_tol=1e-6)  # a density may have been through JSON
+    except ValueError:
+        return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -67,14 +67,24 @@ def find_finished(experiment: Experiment, say: Callable[[str], None]) -> pd.Data
     return results if set(results.status) <= {"done", "diverged"} else None
 
 
-def close_sweep(experiment: Experiment, results: pd.DataFrame, mirror: Mirror, console: Console) -> None:
-    """Ends the mirror, writes ``results.csv``, and prints the table and where everything lies."""
+def close_sweep(
+    experiment: Experiment, results: pd.DataFrame, asked: Collection[str], mirror: Mirror, console: Console
+) -> None:
+    """Ends the mirror, writes ``results.csv``, and prints the table and where everything lies.
+
+    Args:
+        experiment: What was run.
+        results: Of its whole folder.
+        asked: Keys of the cells that were asked for; of others only those that are done are shown.
+        mirror: Ended here.
+        console: Where to print.
+    """
     folder = experiment.folder
     if unsent := mirror.close():
         words = f"{unsent} runs have not reached W&B; send them with: prune-bench sync {folder}"
         console.print(words, style="yellow")
     keep(lambda: results.to_csv(folder / "results.csv", index=False), console)
-    console.print(rich_table(results))
+    console.print(rich_table(results[results.key.isin(set(asked)) | (results.status == "done")]))
     console.print(
         "Differences are in points of accuracy against the original ticket of the same seed; search cost is in\n"
         "seconds and in epochs of dense training. Effective density counts kept weights on a path from input\n"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from prune_bench.sweep.cells import Cell
 from prune_bench.sweep.stages import Plan, Stage
 from prune_bench.sweep.store import Store
 
@@ -23,6 +24,13 @@ def missing_stages(plan: Plan, store: Store) -> dict[str, Stage]:
         seen.update(fresh)
         stack.extend(fresh)
     return {key: stage for key, stage in plan.stages.items() if key in needed}
+
+
+def narrow(plan: Plan, cells: Collection[Cell]) -> Plan:
+    """The part of a plan that these cells need."""
+    wanted = {cell: key for cell, key in plan.cells.items() if cell in cells}
+    needed = with_inputs(wanted.values(), plan.stages)
+    return Plan(wanted, {key: stage for key, stage in plan.stages.items() if key in needed})
 
 
 def with_inputs(keys: Iterable[str], stages: Mapping[str, Stage]) -> set[str]:

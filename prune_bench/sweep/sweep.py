@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from prune_bench.data import load_data
 from prune_bench.data.protocol import DataSet
 from prune_bench.errors import PruneBenchError
 from prune_bench.report.results import load_results, read_records
-from prune_bench.sweep.cells import check, check_shares, read_methods
+from prune_bench.sweep.cells import Cell, check, check_shares, read_methods
 from prune_bench.sweep.dry_run import probe, say_plan, say_time
 from prune_bench.sweep.executors import device_kind, find_devices, make_executor
 from prune_bench.sweep.failures import failure_name, forget_failures
 from prune_bench.sweep.finished import close_sweep, keep, plan_mark
-from prune_bench.sweep.graph import missing_stages, with_inputs
+from prune_bench.sweep.graph import missing_stages, narrow, with_inputs
 from prune_bench.sweep.pack_sizes import pack_sizes
 from prune_bench.sweep.packs import make_packs
 from prune_bench.sweep.planner import make_plan
@@ -55,7 +56,10 @@ def prepare(experiment: Experiment) -> Plan:
     return make_plan(experiment, data)
 
 
-def run_sweep(experiment: Experiment, console: Console, *, dry_run: bool = False, retry_failed: bool = False) -> int:
+def run_sweep(
+    experiment: Experiment, console: Console, *, dry_run: bool = False, retry_failed: bool = False,
+    only: Collection[Cell] | None = None,
+) -> int:  # fmt: skip
     """Runs what of the experiment has no result yet, and prints the table.
 
     Args:
@@ -63,22 +67,25 @@ def run_sweep(experiment: Experiment, console: Console, *, dry_run: bool = False
         console: Where to print.
         dry_run: Say what would run and what it would cost, and stop.
         retry_failed: Try stages again that failed before.
+        only: Run these cells alone; the run's folder is the whole experiment's all the same.
 
     Returns:
-        0 if every cell has a result, else 1.
+        0 if every cell that was asked for has a result, else 1.
 
     Raises:
         PruneBenchError: The request is wrong; nothing was run.
         KeyboardInterrupt: Ctrl-C; what was finished is kept.
     """
-    plan, devices = prepare(experiment), find_devices(experiment)
+    whole, devices = prepare(experiment), find_devices(experiment)
+    plan = whole if only is None else narrow(whole, only)
     store = Store(experiment.store_location, say=lambda words: console.print(words, style="yellow"))
     todo = missing_stages(plan, store)
     say_plan(plan, todo, experiment, devices, console)
     if dry_run:
         _say_time(todo, experiment, devices, console)
         return 0
-    _begin(experiment, plan, todo)
+    others = _reasons(experiment.folder, set(whole.cells.values()) - set(plan.cells.values()))
+    _begin(experiment, _cells(experiment, whole, others), todo)
     if retry_failed:
         forget_failures(store, todo)
     failed: dict[str, str] = {}
@@ -86,21 +93,21 @@ def run_sweep(experiment: Experiment, console: Console, *, dry_run: bool = False
     try:
         if todo:
             failed = _run(experiment, plan, todo, store, devices, mirror, console).failed
-            keep(lambda: write_cells(experiment.folder, _cells(experiment, plan, failed)), console)
+            keep(lambda: write_cells(experiment.folder, _cells(experiment, whole, others | failed)), console)
     except BaseException:
         mirror.stop()
         raise
-    close_sweep(experiment, load_results(experiment.folder), mirror, console)
+    close_sweep(experiment, load_results(experiment.folder), plan.cells.values(), mirror, console)
     _say_failures(plan, failed, store, console)
     return 1 if failed else 0
 
 
-def _begin(experiment: Experiment, plan: Plan, todo: dict[str, Stage]) -> None:
+def _begin(experiment: Experiment, cells: RunCells, todo: dict[str, Stage]) -> None:
     folder = experiment.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_experiment(experiment, folder / "experiment.yaml")
-        write_cells(folder, _cells(experiment, plan, {}))
+        write_cells(folder, cells)
     except OSError as error:
         # A finished run may lie on a disk that is read-only, and can be looked at all the same.
         if todo or not (folder / "cells.json").is_file():
@@ -110,7 +117,8 @@ def _begin(experiment: Experiment, plan: Plan, todo: dict[str, Stage]) -> None:
 def _say_time(todo: dict[str, Stage], experiment: Experiment, devices: list[str], console: Console) -> None:
     rates = read_rates(experiment.folder, device_kind(devices[0]))
     measured = "" in rates
-    if todo:
+    # This machine tells nothing of a cluster's.
+    if todo and (measured or experiment.devices.address is None):
         rates = rates if measured else probe(experiment, sample_data(experiment), devices[0])
         say_time(todo, rates, len(devices), console, measured=measured)
 
@@ -145,6 +153,8 @@ def _run(
 ) -> Progress:  # fmt: skip
     cells = {key: cell for cell, key in plan.cells.items()}
     executor = make_executor(experiment, devices)
+    if dashboard := getattr(executor, "dashboard", ""):
+        console.print(f"  Ray's dashboard: http://{dashboard}", highlight=False)
     kind = device_kind(devices[0])
     packs = make_packs(plan, pack_sizes(experiment, sample_data(experiment), kind))
     status, began, last = StatusFile(experiment.folder), time.time(), 0.0
@@ -200,6 +210,13 @@ def _cell_run(record: dict[str, Any], group: str) -> CellRun:
 def _cells(experiment: Experiment, plan: Plan, failed: dict[str, str]) -> RunCells:
     rows = [{"cell": asdict(cell), "key": key, "reason": failed.get(key, "")} for cell, key in plan.cells.items()]
     return RunCells(store=experiment.store, rows=rows, plan=plan_mark(experiment))
+
+
+def _reasons(folder: Path, keys: Collection[str]) -> dict[str, str]:
+    """Why cells have failed that are left alone now."""
+    if not keys or not (folder / "cells.json").is_file():
+        return {}
+    return {row["key"]: row["reason"] for row in read_cells(folder).rows if row["key"] in keys}
 
 
 def _say_failures(plan: Plan, failed: dict[str, str], store: Store, console: Console) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import ModuleType
 
 from prune_bench.config import Experiment
 from prune_bench.errors import ConfigError
@@ -19,10 +20,17 @@ def find_devices(experiment: Experiment) -> list[str]:
     With ``devices.per_cell`` above 1 each slot has that many, their names joined by ``+``; what is left over is idle.
 
     Raises:
-        ConfigError: The accelerator asked for is not there, or not as many devices as are asked for.
+        ConfigError: The accelerator or the cluster asked for is not there, or not as many devices as are asked for.
     """
     import torch
 
+    ray = _ray() if experiment.executor == "ray" else None
+    if ray is not None and (together := experiment.devices.per_cell) > 1:
+        raise ConfigError("devices.per_cell", together, "is not possible with executor=ray: take executor=processes")
+    if (address := experiment.devices.address) is not None:
+        if ray is None:
+            raise ConfigError("devices.address", address, "is a Ray cluster's, which needs executor=ray")
+        return list(ray.find_slots(experiment.devices))
     wanted = experiment.devices.accelerator
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
@@ -67,4 +75,17 @@ def make_executor(experiment: Experiment, devices: list[str]) -> Executor:
     """``inline`` uses the first device only; ``auto`` is a process a device, or inline where there is one."""
     if experiment.executor == "inline" or (experiment.executor == "auto" and len(devices) == 1):
         return InlineExecutor(devices[0])
+    if experiment.executor == "ray":
+        made: Executor = _ray().RayExecutor(devices, experiment.devices)
+        return made
     return ProcessExecutor(devices)
+
+
+def _ray() -> ModuleType:
+    try:
+        from prune_bench.sweep.executors import ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise ConfigError("executor", "ray", "needs ray: pip install 'prune-bench[ray]'") from None
+    return ray
