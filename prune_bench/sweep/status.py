@@ -75,6 +75,6 @@ def _picture(folder: Path, status: dict[str, Any]) -> RenderableType:
     for now, state in read_statuses(folder):
         lines.append(Text(f"a sweep, {state}, last heard of {clock(time.time() - now.updated)} ago", style="bold"))
         lines.append(render(now))
-    if not status["sweeps"] and status["cells"]["missing"]:
+    if not status["running"] and status["cells"]["missing"]:
         lines.append(Text("no sweep is at work; prune-bench sweep goes on from here"))
     return Group(*lines)

@@ -68,7 +68,7 @@ def test_auto_packs_small_steps_on_the_cpu_and_nothing_elsewhere():
 
 
 def test_a_network_that_cannot_be_packed_is_not_and_says_so_when_it_is_asked_for(monkeypatch):
-    monkeypatch.setattr("prune_bench.sweep.packs.can_pack", lambda *_: False)
+    monkeypatch.setattr("prune_bench.sweep.pack_sizes.can_pack", lambda *_: False)
     assert {len(pack) for pack in packs()[1]} == {1}
     with pytest.raises(ConfigError, match=r"train\.pack"):
         packs("train.pack=2")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import BrokenExecutor
+from pathlib import Path
 
 import pandas as pd
 import psutil
@@ -67,7 +68,10 @@ sys.exit(run_sweep(make_experiment(TINY, sys.argv[1:]), Console()))
 
 def act(word):
     """What the actors of these tests do, in place of a job: as they are told."""
-    time.sleep(0.5)  # so that no actor takes two jobs
+    if isinstance(word, Path):  # so that no actor takes two jobs
+        (word / str(os.getpid())).touch()
+        while len(list(word.iterdir())) < 4:
+            time.sleep(0.01)
     if word == "raise":
         raise ValueError("a job's own fault")
     if word == "hang":
@@ -117,9 +121,9 @@ def executor(cluster):
 class TestGpusThatCellsShare:
     """Two GPUs, two cells on each."""
 
-    def test_each_cell_sees_one_gpu_and_half_of_them_each(self, executor):
+    def test_each_cell_sees_one_gpu_and_half_of_them_each(self, executor, tmp_path):
         assert executor.devices == ["cuda:0"] * 4
-        answers = [said(future) for future in [executor.submit("who", slot) for slot in range(4)]]
+        answers = [said(future) for future in [executor.submit(tmp_path, slot) for slot in range(4)]]
         assert len({pid for pid, _ in answers}) == 4
         assert sorted(gpu for _, gpu in answers) == ["0", "0", "1", "1"]
 

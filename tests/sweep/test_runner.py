@@ -162,7 +162,7 @@ def test_a_stage_that_hangs_is_ended_and_the_rest_goes_on(store, monkeypatch):
     monkeypatch.setattr(runner.time, "monotonic", lambda: real() + late[0])
 
     def watch(progress, finished):
-        if progress.running:
+        if executor.jobs:
             late[0] = 1000.0
 
     executor = Told(store, lambda job: None if names(job) == ("stuck",) else well(job))
