@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from prune_bench.sweep.cells import Cell
 from prune_bench.sweep.stages import Plan, Stage
 from prune_bench.sweep.store import Store
+
+if TYPE_CHECKING:
+    from prune_bench.sweep.cells import Cell
 
 
 def missing_stages(plan: Plan, store: Store) -> dict[str, Stage]:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -100,3 +102,9 @@ def test_watching_ends_with_the_sweep(tmp_path, capsys):
 def test_a_folder_that_is_no_run_is_told(tmp_path):
     with pytest.raises(PruneBenchError, match="not the folder of a sweep"):
         run_status(tmp_path)
+
+
+@pytest.mark.parametrize("module", ["sweep.finished", "sweep.status", "report.results"])
+def test_who_only_looks_at_a_run_does_not_wait_for_torch(module):
+    code = f"import sys, prune_bench.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
