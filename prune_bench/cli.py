@@ -68,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     for command in (sweep, run, agents):
         command.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the experiment's keys")
     words = {
-        "report": (_report, "print a run's table"),
+        "report": (_report, "compare what is in a run, or in several: table, page, figures"),
+        "compare": (_compare, "lay a run beside the published accuracies"),
         "status": (_status, "how the sweeps on a run are doing, from another terminal"),
         "sync": (_sync, "send a run to Weights & Biases"),
         "clean": (_clean, "remove from a run's store what no result needs"),
@@ -79,11 +80,17 @@ def _parser() -> argparse.ArgumentParser:
     for name, command in made.items():
         if name == "import":
             command.add_argument("archive", help="a zip file of prune-bench export")
-        command.add_argument("run", help="the run's folder, for example runs/smoke")
+        several: dict[str, Any] = {"nargs": "+"} if name == "report" else {}
+        command.add_argument("run", help="the run's folder, for example runs/smoke", **several)
         command.set_defaults(command=words[name][0])
-    made["report"].add_argument("--format", choices=["table", "csv", "json", "md"], default="table")
+    made["report"].add_argument("--format", choices=["table", "csv", "json", "md", "latex"], help="print this alone")
+    made["report"].add_argument("--latex", action="store_true", help="write table.tex too")
+    made["report"].add_argument("--wandb", metavar="ENTITY/PROJECT", help="make a workspace and a report there too")
+    made["report"].add_argument("--output", help="the folder to write to; the first run's if it is left out")
+    made["compare"].add_argument("--format", choices=["table", "csv", "json", "md"], default="table")
     made["status"].add_argument("--watch", action="store_true", help="every second, until the sweep ends")
     made["status"].add_argument("--json", action="store_true", help="as data")
+    made["sync"].add_argument("--all", action="store_true", help="send every cell again, whatever was sent before")
     made["clean"].add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
     made["export"].add_argument("archive", help="the zip file to write")
     for name, text in (("methods", "pruning methods"), ("models", "networks"), ("datasets", "data sets")):
@@ -94,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _sweep(args: argparse.Namespace, console: Console) -> int:
     from prune_bench.config import load_experiment
-    from prune_bench.sweep.finished import close_sweep, find_finished
+    from prune_bench.sweep.finished import close_sweep, find_finished, show_page
     from prune_bench.tracking import Mirror
 
     flags = {"executor": args.executor, "devices.address": args.address}
@@ -104,6 +111,7 @@ def _sweep(args: argparse.Namespace, console: Console) -> int:
         results = find_finished(experiment, lambda words: console.print(words, style="yellow"))
         if results is not None:
             close_sweep(experiment, results, list(results.key), Mirror(experiment.wandb, experiment.folder), console)
+            show_page(experiment.folder, results, console)
             return 0
     # Imported only now: torch takes seconds, and a finished run needs none.
     from prune_bench.sweep.sweep import run_sweep
@@ -170,20 +178,48 @@ def _choices(file: str, words: Sequence[str]) -> tuple[Any, list[str], list[str]
     return load_experiment(file, overrides), choices, overrides
 
 
-def _report(args: argparse.Namespace, console: Console) -> None:
+def _report(args: argparse.Namespace, console: Console) -> int:
     from prune_bench.report.results import load_results
-    from prune_bench.report.table import markdown_table, rich_table
+    from prune_bench.report.table import CAPTION, latex_table, markdown_table, rich_table
 
-    results = load_results(args.run)
-    if args.format == "table":
-        console.print(rich_table(results))
-    else:
+    if args.format:
+        results = load_results(*args.run)
         make: dict[str, Any] = {
             "csv": lambda: results.to_csv(index=False).rstrip(),
             "json": lambda: results.to_json(orient="records", indent=1),
             "md": lambda: markdown_table(results),
+            "latex": lambda: latex_table(results),
         }
-        print(make[args.format]())
+        console.print(rich_table(results)) if args.format == "table" else print(make[args.format]())
+        return 0
+    from prune_bench.report.build import make_report, write_page, write_paper
+    from prune_bench.wandb_pages import publish
+
+    report, folder = make_report(args.run), Path(args.output or args.run[0])
+    console.print(rich_table(report.results))
+    console.print(CAPTION, style="dim", highlight=False)
+    try:
+        written = [*write_paper(report, folder, latex=args.latex), write_page(report, folder)]
+    except OSError as error:
+        raise PruneBenchError(f"{folder} cannot be written: {error}; name another folder with --output") from None
+    for path in written:
+        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+    return publish(report, [Path(run) for run in args.run], args.wandb, console) if args.wandb else 0
+
+
+def _compare(args: argparse.Namespace, console: Console) -> None:
+    from prune_bench.report.compare import compare_run, markdown_comparison, show_comparison
+
+    if args.format == "table":
+        show_comparison(Path(args.run), console)
+        return
+    table = compare_run(Path(args.run))[0]
+    make: dict[str, Any] = {
+        "csv": lambda: table.to_csv(index=False).rstrip(),
+        "json": lambda: table.to_json(orient="records", indent=1),
+        "md": lambda: markdown_comparison(table),
+    }
+    print(make[args.format]())
 
 
 def _status(args: argparse.Namespace, console: Console) -> int:
@@ -221,13 +257,11 @@ def _import(args: argparse.Namespace, console: Console) -> None:
 def _sync(args: argparse.Namespace, console: Console) -> int:
     from prune_bench.config import load_experiment
     from prune_bench.sweep.sweep import cell_runs
-    from prune_bench.tracking import sync
+    from prune_bench.wandb_pages import send
 
     folder = Path(args.run)
-    unsent = sync(cell_runs(folder), load_experiment(folder / "experiment.yaml").wandb, folder)
-    console.print("W&B holds every finished cell" if not unsent else f"{unsent} cells could not be sent: see "
-                  f"{folder / 'wandb' / 'mirror.log'}")  # fmt: skip
-    return 1 if unsent else 0
+    settings = load_experiment(folder / "experiment.yaml").wandb
+    return send(cell_runs(folder), settings, folder, console, again=args.all)
 
 
 def _list(args: argparse.Namespace, console: Console) -> None:

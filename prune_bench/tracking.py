@@ -7,27 +7,24 @@ call that hangs, a kill) costs no result and holds up no sweep, and what was not
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import json
 import netrc
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from prune_bench.config import Wandb
 from prune_bench.errors import PruneBenchError
-from prune_bench.identity import identity, is_alive
+from prune_bench.sender import is_taken, sent_mark
 
-_FOREIGN_SECONDS = 600.0
+_SYNC_SENDERS = 4
+_SYNC_ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +40,7 @@ class CellRun:
         curves: Rows, each with ``epoch`` and metrics.
         summary: Metric vocabulary to value.
         layers: Rows of the table ``layers``.
+        job_type: ``cell``, or ``comparison`` for what is told of many cells.
     """
 
     key: str
@@ -53,6 +51,7 @@ class CellRun:
     curves: list[dict[str, float]]
     summary: dict[str, Any]
     layers: list[dict[str, Any]]
+    job_type: str = "cell"
 
 
 class Mirror:
@@ -61,13 +60,14 @@ class Mirror:
     Args:
         settings: Mode, project and patience.
         folder: The sweep's folder; W&B's files go under its ``wandb``.
+        senders: Processes that send side by side.
     """
 
-    def __init__(self, settings: Wandb, folder: Path) -> None:
-        self._settings, self._folder = settings, Path(folder).resolve() / "wandb"
+    def __init__(self, settings: Wandb, folder: Path, senders: int = 1) -> None:
+        self._settings, self._folder, self._senders = settings, Path(folder).resolve() / "wandb", senders
         # What is written under a W&B agent all goes into the one run that the agent has named.
         self.mode = "disabled" if os.environ.get("WANDB_SWEEP_ID") else find_mode(settings)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Mirror:
         return self
@@ -88,33 +88,37 @@ class Mirror:
             aside = outbox / f".{run.key}.{os.getpid()}.part"
             aside.write_text(json.dumps(asdict(run)))
             aside.replace(outbox / f"{run.key}.json")
-            if self._process is None:
-                self._process = self._start()
+            if len(self._processes) < self._senders:
+                self._processes.append(self._start())
         except OSError:
             self.mode = "disabled"
 
-    def close(self) -> int:
+    def close(self, watch: Callable[[int], None] = lambda left: None) -> int:
         """Waits for the outbox to empty, at most the settings' patience.
+
+        Args:
+            watch: Told again and again how many are left.
 
         Returns:
             How many cells are left unsent; ``prune-bench sync`` sends them.
         """
-        if self._process is None and self.mode != "disabled" and self._left():
-            self._process = self._start()  # an earlier sweep was stopped before these were sent
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-            self._wait(self._process)
-            self._process = None
+        if not self._processes and self.mode != "disabled" and self._left():
+            self._processes.append(self._start())  # an earlier sweep was stopped before these were sent
+        for process in self._processes:
+            if process.stdin is not None:
+                process.stdin.close()
+        self._wait(watch)
+        self._processes.clear()
         return self._left()
 
     def stop(self) -> None:
         """Ends the mirror process at once; what it has not sent waits in the outbox for the next sweep."""
-        if self._process is not None:
-            self._kill(self._process)
-            self._process = None
+        for process in self._processes:
+            self._kill(process)
+        self._processes.clear()
 
     def _left(self) -> int:
-        return sum(not _is_taken(file) for file in (self._folder / "outbox").glob("*.json*"))
+        return sum(not is_taken(file) for file in (self._folder / "outbox").glob("*.json*"))
 
     @staticmethod
     def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -122,30 +126,34 @@ class Mirror:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait(self, watch: Callable[[int], None]) -> None:
         """Patience starts anew with every cell that goes out: a long queue is no hang."""
         left, last = -1, time.monotonic()
-        while process.poll() is None:
+        while any(process.poll() is None for process in self._processes):
             now = self._left()
+            watch(now)
             if now != left:
                 left, last = now, time.monotonic()
             if time.monotonic() - last > self._settings.patience:
-                self._kill(process)
+                self.stop()
             time.sleep(0.05)
 
     def _is_known(self, key: str) -> bool:
         """Whether it was sent, or another sweep's mirror is about to send it."""
-        modes = ("online",) if self.mode == "online" else ("online", "offline")
-        sent = any((self._folder / "sent" / f"{key}.{mode}").exists() for mode in modes)
+        settings = self._settings
+        marks = [sent_mark(mode, settings.entity, settings.project) for mode in {"online", self.mode}]
+        sent = any((self._folder / "sent" / f"{key}.{mark}").exists() for mark in marks)
         return sent or any((self._folder / "outbox").glob(f"{key}.json*"))
 
     def _start(self) -> subprocess.Popen[bytes]:
         words = [
-            sys.executable, "-m", "prune_bench.tracking", str(self._folder), self.mode, self._settings.project,
+            sys.executable, "-m", "prune_bench.sender", str(self._folder), self.mode, self._settings.project,
             "--entity", self._settings.entity or "", "--patience", str(self._settings.patience),
         ]  # fmt: skip
-        # WANDB_MODE="" is an error to W&B, and a set one would overrule what was decided here.
-        environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
+        # WANDB_MODE="" is an error to W&B, and a set one would overrule what was decided here; a service of this
+        # process's own would be asked to do the sender's work, in this process's mode, and ends with it.
+        left_out = ("WANDB_MODE", "WANDB_SERVICE")
+        environment = {name: value for name, value in os.environ.items() if name not in left_out}
         environment |= {name: str(self._folder) for name in ("WANDB_DIR", "WANDB_DATA_DIR")} | {
             "WANDB_SILENT": "true"
         }
@@ -176,8 +184,21 @@ def has_key() -> bool:
         return False
 
 
-def sync(runs: Iterable[CellRun], settings: Wandb, folder: Path) -> int:
+def sync(
+    runs: Iterable[CellRun], settings: Wandb, folder: Path, *, again: bool = False,
+    watch: Callable[[int, int], None] = lambda left, total: None, pause: float = 5.0,
+) -> int:  # fmt: skip
     """Makes W&B hold these cells online, rebuilt from the store; those sent online before are left alone.
+
+    A run that an interrupted sync or sweep left half-told is completed. What cannot be sent is tried anew, twice.
+
+    Args:
+        runs: What W&B shall hold.
+        settings: Project and patience; the mode is online.
+        folder: The sweep's folder.
+        again: Send all, whatever was sent before.
+        watch: Told how many are left, and of how many.
+        pause: Seconds before the second try; twice that before the third.
 
     Returns:
         How many could not be sent.
@@ -187,94 +208,22 @@ def sync(runs: Iterable[CellRun], settings: Wandb, folder: Path) -> int:
     """
     if not has_key():
         raise PruneBenchError("W&B knows no API key here: run `wandb login`, or set WANDB_API_KEY, and sync again")
-    mirror = Mirror(Wandb(mode="online", project=settings.project, entity=settings.entity), folder)
-    for run in runs:
-        mirror.send(run)
-    return mirror.close()
-
-
-def main() -> None:
-    """The mirror process: empties the outbox until it is told to end, or until the sweep is gone."""
-    parser = argparse.ArgumentParser()
-    for name in ("folder", "mode", "project", "--entity", "--patience"):
-        parser.add_argument(name)
-    args = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent, folder = os.getppid(), Path(args.folder)
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    ending = threading.Event()
-    threading.Thread(target=_await_end, args=(ending,), daemon=True).start()
-    (folder / "sent").mkdir(parents=True, exist_ok=True)
-    refused: set[str] = set()  # not tried again before the next sweep
-    while True:
-        over = ending.is_set()
-        for file in sorted((folder / "outbox").glob("*.json*")):
-            _send(file, refused, args, folder)
-        if over:
-            return
-        time.sleep(0.1)
-
-
-def _await_end(ending: threading.Event) -> None:
-    sys.stdin.read()
-    ending.set()
-
-
-def _send(file: Path, refused: set[str], args: argparse.Namespace, folder: Path) -> None:
-    """Sends a cell of the outbox, under a name that says who does, unless somebody else is at it."""
-    key = file.name.partition(".")[0]
-    if key in refused or _is_taken(file):
-        return
-    mine = file.with_name(f"{key}.json.{_mark()}")
-    with contextlib.suppress(FileNotFoundError):  # another mirror was quicker
-        file.rename(mine)
-        os.utime(mine)
+    online = Wandb(mode="online", project=settings.project, entity=settings.entity, patience=settings.patience)
+    runs, left = list(runs), 0
+    if again:
+        for run in runs:
+            mark = sent_mark("online", settings.entity, settings.project)
+            (Path(folder).resolve() / "wandb" / "sent" / f"{run.key}.{mark}").unlink(missing_ok=True)
+    for round in range(_SYNC_ROUNDS):
+        time.sleep(pause * round)
+        mirror = Mirror(online, folder, _SYNC_SENDERS)
         try:
-            _write(json.loads(mine.read_text()), args, folder)
-            mine.replace(folder / "sent" / f"{key}.{args.mode}")
-        except Exception as error:  # one run W&B will not take must not hold back the others
-            print(f"{key}: {type(error).__name__}: {error}", flush=True)
-            refused.add(key)
-            mine.replace(file.with_name(f"{key}.json"))
-
-
-def _mark() -> str:
-    me = identity()
-    return f"{zlib.crc32(me['host'].encode()):08x}_{me['pid']}_{me['began']}"
-
-
-def _is_taken(file: Path) -> bool:
-    """Whether a living mirror sends this cell now; one on another machine is given some minutes."""
-    owner = file.name.partition(".json")[2].lstrip(".")
-    if not owner:
-        return False
-    machine, pid, began = owner.split("_")
-    if machine == _mark().split("_")[0]:
-        return is_alive({"pid": int(pid), "began": float(began)})
-    try:
-        return time.time() - file.stat().st_mtime < _FOREIGN_SECONDS
-    except FileNotFoundError:
-        return True
-
-
-def _leave_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
-def _write(run: dict[str, Any], args: argparse.Namespace, folder: Path) -> None:
-    import wandb
-
-    from prune_bench.wandb_cell import lean_settings, write_cell
-
-    with wandb.init(
-        id=run["key"], name=run["name"], group=run["group"], tags=run["tags"], config=run["config"],
-        project=args.project, entity=args.entity or None, dir=folder, mode=args.mode, reinit="create_new",
-        resume="allow" if args.mode == "online" else None, settings=lean_settings(float(args.patience)),
-    ) as out:  # fmt: skip
-        write_cell(out, run)
-
-
-if __name__ == "__main__":
-    main()
+            for run in runs:
+                mirror.send(run)
+            left = mirror.close(lambda left: watch(left, len(runs)))
+        except BaseException:
+            mirror.stop()
+            raise
+        if not left:
+            break
+    return left

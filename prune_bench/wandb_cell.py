@@ -21,6 +21,9 @@ def lean_settings(seconds: float) -> Any:
     )  # fmt: skip
 
 
+_STEPS = {"cell": ("epoch", ("train/*", "validation/*")), "comparison": ("density", ("comparison/*",))}
+
+
 def write_cell(out: Any, cell: Mapping[str, Any]) -> None:
     """Writes a cell's curves, layers and summary.
 
@@ -30,12 +33,13 @@ def write_cell(out: Any, cell: Mapping[str, Any]) -> None:
     """
     import wandb
 
-    out.define_metric("epoch")
-    for family in ("train/*", "validation/*"):
-        out.define_metric(family, step_metric="epoch")
+    step, families = _STEPS[cell["job_type"]]
+    out.define_metric(step)
+    for family in families:
+        out.define_metric(family, step_metric=step)
     # Steps are said: a run that was told in part takes no row twice.
-    for step, row in enumerate(cell["curves"]):
-        out.log(row, step=step)
+    for place, row in enumerate(cell["curves"]):
+        out.log(row, step=place)
     if cell["layers"]:
         columns = list(cell["layers"][0])
         table = wandb.Table(columns=columns, data=[[row[c] for c in columns] for row in cell["layers"]])

@@ -101,8 +101,8 @@ def test_a_stopped_mirror_ends_at_once_and_the_next_sweep_sends_what_was_left(tm
 def test_a_killed_mirror_costs_nothing_and_the_next_sends_what_is_left(tmp_path):
     mirror = Mirror(Wandb(), tmp_path)
     mirror.send(cell("a" * 32))
-    assert mirror._process is not None
-    os.killpg(mirror._process.pid, 9)
+    (process,) = mirror._processes
+    os.killpg(process.pid, 9)
     mirror.send(cell("b" * 32))
     assert mirror.close() == 2
     with Mirror(Wandb(), tmp_path) as again:

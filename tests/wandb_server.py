@@ -19,6 +19,7 @@ class WandbServer:
         self.refuse, self.lock = list(refuse), threading.Lock()
         self.runs: dict[str, dict] = {}
         self.files: dict[str, bytes] = {}
+        self.views: dict[str, dict] = {}
         self.unknown: list[str] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"world": self}))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -107,7 +108,39 @@ def _artifact_files(world, said):
     return {"createArtifactFiles": {"files": {"edges": nodes}}}
 
 
+def _view(world, said):
+    """By its id, or else by its name, as W&B does it."""
+    with world.lock:
+        ids = (
+            [said.get("id")]
+            if said.get("id")
+            else [i for i, view in world.views.items() if view["name"] == said["name"]]
+        )
+        key = ids[0] if ids else f"view{len(world.views)}"
+        world.views[key] = {name: said.get(name) for name in ("name", "displayName", "type", "spec", "description")}
+        project = {"id": "p", "name": said["projectName"], "entityName": said["entityName"]}
+        view = {"id": key, **world.views[key], "project": project, "updatedAt": "2026-01-01T00:00:00"}
+    return {"upsertView": {"view": view, "inserted": not ids}}
+
+
+def _projects(world, said):
+    node = {
+        "id": "p",
+        "name": "pruning",
+        "entityName": "team",
+        "createdAt": "2026-01-01T00:00:00",
+        "isBenchmark": False,
+        "user": None,
+    }
+    return {
+        "models": {"edges": [{"node": node, "cursor": "c"}], "pageInfo": {"endCursor": None, "hasNextPage": False}}
+    }
+
+
 _ANSWERS = [
+    ("upsertView", _view),
+    ("ProjectInternalId", lambda *_: {"project": {"internalId": "UHJvamVjdEludGVybmFsSWQ6MQ=="}}),
+    ("GetProjects", _projects),
     ("Viewer", _viewer),
     ("ServerFeaturesQuery", lambda *_: {"serverInfo": {"features": []}}),
     ("OrganizationCoreWeaveOrganizationID", lambda *_: {"entity": {"organization": None}}),

@@ -1,4 +1,4 @@
-"""The comparison as a table in the terminal and in Markdown."""
+"""The comparison as a table: in the terminal, in Markdown, in LaTeX."""
 
 from __future__ import annotations
 
@@ -6,60 +6,41 @@ import math
 
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
-_GROUP = ["prune_at", "method", "density"]
+from prune_bench.report.comparison import sanity_verdicts, summarise
 
-
-def summarise(results: pd.DataFrame) -> pd.DataFrame:
-    """Method x density: accuracy over seeds, sanity differences, cost.
-
-    Args:
-        results: As :func:`prune_bench.load_results` gives them.
-
-    Returns:
-        A row for each pruning point, method and density with ``accuracy`` and ``std`` (sample, NaN below two
-        seeds) in percent, ``seeds``, for each variant its mean paired difference from the original in points,
-        ``effective_density``, ``seconds`` and ``dense_epochs`` of the search. A cell without an accuracy (diverged,
-        failed) counts in ``lost``.
-    """
-    rows = []
-    for group, cells in results.groupby(_GROUP, sort=False):
-        original = cells[cells.variant == "original"].set_index("seed")
-        accuracy = 100 * _column(original, "test/accuracy")
-        row = dict(zip(_GROUP, group)) | {
-            "accuracy": accuracy.mean(),
-            "std": accuracy.std(),
-            "seeds": int(accuracy.notna().sum()),
-            "lost": int(_column(cells, "test/accuracy").isna().sum()),
-            "effective_density": _column(original, "effective_density").mean(),
-            "seconds": _column(original, "search/seconds").mean(),
-            "dense_epochs": _column(original, "search/dense_epochs").mean(),
-        }
-        for variant, altered in cells[cells.variant != "original"].groupby("variant", sort=False):
-            changed = 100 * _column(altered.set_index("seed"), "test/accuracy")
-            row[str(variant)] = (changed - accuracy).mean()
-        rows.append(row)
-    return pd.DataFrame(rows)
+_VARIANTS = ("layer_shuffle", "reinit", "invert")
+MARKS = {"pass": "✓", "fail": "✗", "too few seeds": "?"}
+"""How a table marks a sanity verdict."""
+CAPTION = (
+    "Accuracy: mean ± standard deviation over seeds, and the 95 % t interval of the mean. Sanity checks: change in "
+    "points against the original ticket of the same seed; ✓ passes, ✗ fails, ? too few seeds to tell. Effective "
+    "density counts kept weights on a path from input to output; cost is that of finding the ticket."
+)
 
 
 def comparison_rows(results: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """The summary as words: headings and rows, densest first, best method first within a density."""
     summary = summarise(results)
-    order = [column for column in ("layer_shuffle", "reinit", "invert") if column in summary]
-    several = summary.prune_at.nunique() > 1
-    summary = summary.sort_values(["prune_at", "density", "accuracy"], ascending=[True, False, False])
-    head = [*(["pruned at"] if several else []), "density", "method", "accuracy %", *order]
+    checks = sanity_verdicts(results).set_index(["setting", "method", "density", "variant"]).verdict.to_dict()
+    variants = [name for name in _VARIANTS if name in summary]
+    several = summary.setting.nunique() > 1
+    summary = summary.sort_values(["setting", "density", "accuracy"], ascending=[True, False, False])
+    head = [*(["setting"] if several else []), "density", "method", "accuracy %", "95 % interval", *variants]
     head += ["effective", "search s", "search epochs"]
     rows = []
     for row in summary.to_dict("records"):
         lost = f" ({row['lost']} lost)" if row["lost"] else ""
+        where = (row["setting"], row["method"], row["density"])
         rows.append(
             [
-                *([row["prune_at"]] if several else []),
+                *([row["setting"]] if several else []),
                 f"{row['density']:.4g}",
                 row["method"],
                 _with_spread(row["accuracy"], row["std"]) + lost,
-                *(_number(row[variant], "+.1f") for variant in order),
+                _interval(row["low"], row["high"]),
+                *(_checked(row[variant], checks.get((*where, variant))) for variant in variants),
                 _number(row["effective_density"], ".4f"),
                 _number(row["seconds"], ".1f"),
                 _number(row["dense_epochs"], ".1f"),
@@ -74,30 +55,61 @@ def rich_table(results: pd.DataFrame) -> Table:
     seeds = results.seed.nunique()
     table = Table(title=f"Test accuracy, mean ± std over {seeds} seed{'s' * (seeds != 1)}", title_justify="left")
     for name in head:
-        table.add_column(name, justify="left" if name in ("method", "pruned at") else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name in ("method", "setting") else "right", no_wrap=True)
     last = None
     for row in rows:
         mark = row[: head.index("method")]
         if last not in (None, mark):
             table.add_section()
         last = mark
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # a name in brackets is no markup
     return table
 
 
 def markdown_table(results: pd.DataFrame) -> str:
     """The comparison as a Markdown table."""
     head, rows = comparison_rows(results)
-    lines = [head, ["---" if name == "method" else "---:" for name in head], *rows]
+    lines = [head, ["---" if name in ("method", "setting") else "---:" for name in head]]
+    lines += [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _column(frame: pd.DataFrame, name: str) -> pd.Series:
-    return frame[name] if name in frame else pd.Series(math.nan, index=frame.index)
+_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--", "✓": r"$\checkmark$", "✗": r"$\times$"} | {
+    mark: f"\\{mark}" for mark in "&%$#_{}"
+} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "·": r"$\cdot$"}  # fmt: skip
+
+
+def latex_table(results: pd.DataFrame) -> str:
+    """The comparison as a LaTeX ``tabular`` in the style of booktabs; it needs ``booktabs`` and ``amssymb``."""
+    head, rows = comparison_rows(results)
+    columns = "".join("l" if name in ("method", "setting") else "r" for name in head)
+    lines, at, last = [], head.index("method"), None
+    for row in rows:
+        if last not in (None, row[:at]):
+            lines.append(r"\midrule")
+        last = row[:at]
+        lines.append(_latex_line(row))
+    body = "\n".join(lines)
+    return (
+        f"% {_latex_line([CAPTION])[:-3]}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{_latex_line(head)}\n"
+        f"\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}"
+    )
+
+
+def _latex_line(cells: list[str]) -> str:
+    return " & ".join("".join(_LATEX.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
 
 
 def _number(value: float, how: str) -> str:
     return "–" if math.isnan(value) else format(value, how)
+
+
+def _checked(change: float, verdict: str | None) -> str:
+    return "–" if verdict is None or math.isnan(change) else f"{change:+.1f} {MARKS[verdict]}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "–" if math.isnan(low) else f"{low:.1f} to {high:.1f}"
 
 
 def _with_spread(mean: float, std: float) -> str:

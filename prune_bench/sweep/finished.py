@@ -20,7 +20,7 @@ from prune_bench.config import Experiment, experiment_values
 from prune_bench.errors import PruneBenchError
 from prune_bench.places import data_root
 from prune_bench.report.results import load_results
-from prune_bench.report.table import rich_table
+from prune_bench.report.table import CAPTION, rich_table
 from prune_bench.sweep.run_folder import read_cells
 from prune_bench.tracking import Mirror
 
@@ -63,14 +63,14 @@ def find_finished(experiment: Experiment, say: Callable[[str], None]) -> pd.Data
         return None
     if not cells.plan or cells.plan != plan_mark(experiment) or cells.store != experiment.store:
         return None
-    results = load_results(folder, say)
+    results = load_results(folder, say=say)
     return results if set(results.status) <= {"done", "diverged"} else None
 
 
 def close_sweep(
     experiment: Experiment, results: pd.DataFrame, asked: Collection[str], mirror: Mirror, console: Console
 ) -> None:
-    """Ends the mirror, writes ``results.csv``, and prints the table and where everything lies.
+    """Ends the mirror, writes ``results.csv`` and ``.parquet``, and prints the table and where everything lies.
 
     Args:
         experiment: What was run.
@@ -84,21 +84,33 @@ def close_sweep(
         words = f"{unsent} runs have not reached W&B; send them with: prune-bench sync {folder}"
         console.print(words, style="yellow")
     keep(lambda: results.to_csv(folder / "results.csv", index=False), console)
+    keep(lambda: results.to_parquet(folder / "results.parquet", index=False), console)
     console.print(rich_table(results[results.key.isin(set(asked)) | (results.status == "done")]))
-    console.print(
-        "Differences are in points of accuracy against the original ticket of the same seed; search cost is in\n"
-        "seconds and in epochs of dense training. Effective density counts kept weights on a path from input\n"
-        "to output.",
-        style="dim", highlight=False,
-    )  # fmt: skip
+    console.print(CAPTION, style="dim", highlight=False)
     wandb = "" if mirror.mode == "disabled" else f"; W&B ({mirror.mode}) in {folder / 'wandb'}"
-    where = f"results: {folder / 'results.csv'}; artifacts in {experiment.store_location}{wandb}"
+    where = f"results: {folder / 'results.csv'} and .parquet; artifacts in {experiment.store_location}{wandb}"
     console.print(where, soft_wrap=True)
     if diverged := int((results.status == "diverged").sum()):
         console.print(f"{diverged} cells diverged; see the column reason in results.csv", style="yellow")
 
 
-def keep(write: Callable[[], None], console: Console) -> None:
+def show_page(folder: Path, results: pd.DataFrame, console: Console) -> None:
+    """Writes ``report.html``, unless it tells of these results already, and names it: a sweep's last line.
+
+    Args:
+        folder: The run's.
+        results: Of all of it.
+        console: Where to print.
+    """
+    from prune_bench.report.build import PAGE, has_page, make_report, write_page
+
+    if not has_page(folder, results):
+        keep(lambda: write_page(make_report([folder]), folder), console)
+    if (folder / PAGE).exists():
+        console.print(f"the comparison as a page: {folder / PAGE}", soft_wrap=True, highlight=False)
+
+
+def keep(write: Callable[[], object], console: Console) -> None:
     """Writes what can be written again from the store; a full disk is no reason to stop."""
     try:
         write()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import prune_bench
 from prune_bench.errors import PruneBenchError
 from prune_bench.identity import host, identity, is_alive
 from prune_bench.sweep.progress import Count, Snapshot
@@ -73,6 +78,35 @@ def write_rates(folder: Path, device: str, rates: dict[str, float]) -> None:
     """Keeps what was measured, beside what was before."""
     if rates:
         _replace(folder / "costs.json", {device: read_rates(folder, device) | rates})
+
+
+def read_history(folder: Path) -> list[dict[str, str]]:
+    """The sweeps that computed something here, oldest first: ``when``, ``command``, ``version``, ``commit``."""
+    with contextlib.suppress(OSError, ValueError):
+        return list(json.loads((folder / "history.json").read_text()))
+    return []
+
+
+def add_history(folder: Path) -> None:
+    """Notes the sweep that begins now: its command, and the code it runs."""
+    now = {
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "version": prune_bench.__version__,
+        "commit": _commit(),
+    }
+    _replace(folder / "history.json", [*read_history(folder), now])
+
+
+def _commit() -> str:
+    """The git commit of this package's checkout, ``+ changes`` if it has been edited; empty if it is no checkout."""
+    home = Path(prune_bench.__file__).parent
+    words = ["git", "-C", str(home), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty= + changes"]
+    tracked = ["git", "-C", str(home), "ls-files", "--error-unmatch", "__init__.py"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(tracked, capture_output=True, check=True, timeout=10)
+        return subprocess.run(words, capture_output=True, check=True, text=True, timeout=10).stdout.strip()
+    return ""
 
 
 class StatusFile:

@@ -19,7 +19,7 @@ from prune_bench.sweep.cells import Cell, check, check_shares, read_methods
 from prune_bench.sweep.dry_run import probe, say_plan, say_time
 from prune_bench.sweep.executors import device_kind, find_devices, make_executor
 from prune_bench.sweep.failures import failure_name, forget_failures
-from prune_bench.sweep.finished import close_sweep, keep, plan_mark
+from prune_bench.sweep.finished import close_sweep, keep, plan_mark, show_page
 from prune_bench.sweep.graph import missing_stages, narrow, with_inputs
 from prune_bench.sweep.pack_sizes import pack_sizes
 from prune_bench.sweep.packs import make_packs
@@ -28,6 +28,7 @@ from prune_bench.sweep.progress import Display, measured_rates, take_snapshot
 from prune_bench.sweep.run_folder import (
     RunCells,
     StatusFile,
+    add_history,
     read_cells,
     read_rates,
     run_store,
@@ -97,8 +98,10 @@ def run_sweep(
     except BaseException:
         mirror.stop()
         raise
-    close_sweep(experiment, load_results(experiment.folder), plan.cells.values(), mirror, console)
+    results = load_results(experiment.folder)
+    close_sweep(experiment, results, plan.cells.values(), mirror, console)
     _say_failures(plan, failed, store, console)
+    show_page(experiment.folder, results, console)
     return 1 if failed else 0
 
 
@@ -108,6 +111,8 @@ def _begin(experiment: Experiment, cells: RunCells, todo: dict[str, Stage]) -> N
         folder.mkdir(parents=True, exist_ok=True)
         save_experiment(experiment, folder / "experiment.yaml")
         write_cells(folder, cells)
+        if todo:
+            add_history(folder)
     except OSError as error:
         # A finished run may lie on a disk that is read-only, and can be looked at all the same.
         if todo or not (folder / "cells.json").is_file():
@@ -195,12 +200,13 @@ def _cell_run(record: dict[str, Any], group: str) -> CellRun:
     cell, metrics = record["cell"], record["metrics"]
     name = f"{cell['method']} {cell['density']:.4g} {cell['variant']} seed {cell['seed']}"
     options = {f"options/{key}": value for key, value in record["options"].items()}
+    setting = " · ".join((cell["model"], cell["data"], cell["prune_at"]))
     return CellRun(
         key=record["key"].partition("-")[2],
         name=name,
         group=group,
         tags=tuple(str(cell[key]) for key in ("method", "model", "data", "variant")),
-        config={**cell, **options},
+        config={**cell, "sparsity": 1 - cell["density"], "setting": setting, **options},
         curves=record["curves"],
         summary={**metrics, "status": record["status"], **record["made_by"]},
         layers=record["layers"],

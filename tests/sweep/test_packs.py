@@ -25,7 +25,7 @@ TINY = {
     "executor": "inline",
     "wandb": {"mode": "disabled"},
 }
-TIMES = ["search/seconds", "train/seconds", "memory/peak_bytes"]
+TIMES = ["search/seconds", "train/seconds", "memory/peak_bytes", "run"]  # and what the folder is called
 
 
 def run(folder, *overrides, **how):

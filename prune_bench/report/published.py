@@ -1,0 +1,249 @@
+"""Published accuracies beside measured ones: the tables of the CTS authors (arXiv 2512.07142).
+
+A published row stands beside a measured one only where model, data, training recipe, pruning point, method, options
+and density all agree; where something does not, the comparison says what. ``reference/SOURCE.md`` says what is in the
+tables.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from prune_bench.report.comparison import summarise
+
+_RECIPE: dict[str, Any] = {
+    "epochs": 160, "batch_size": 512, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3, "milestones": [80, 120],
+    "lr_decay": 0.1, "clip_norm": 2.0,
+}  # fmt: skip
+_REWIND = {"resnet20": 9, "vgg16": 15}
+_LTR_REWIND = {3: "rewind", 9: "late_rewind"}
+_SEARCHES = {20: "short", 160: "long"}
+_SAME_DENSITY = 0.01  # relative: the table has six digits after the point, the grid's steps are 20 %
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "cts": {"steps": None, "batch_size": 512, "lr": 0.1, "decay_at": 0.88, "temperature": 2 / 3},
+    "snip": {"samples_per_class": 10, "steps": 1, "accumulate": "signed"},
+    "grasp": {"samples_per_class": 10, "temperature": 200.0},
+    "synflow": {"steps": 100},
+    "ltr": {"cut": 0.2, "epochs": None},
+}
+"""What the published runs used, of the options that our methods have."""
+
+NOTES = {
+    "synflow": "the published code takes signs after absolute values and does not restore the weights it scores",
+    "grasp": "the published code accumulates absolute values and then uses them as signed",
+}
+"""Known faults of the published code, by method: a disagreement there is a finding."""
+WITHIN = "within both: the difference is no larger than the measured and than the published standard deviation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """What the published tables have for a method of a run.
+
+    Attributes:
+        name: The published method, as ``method, control, search, at pruning point``; empty if there is none.
+        rows: Its rows of :func:`published_table`.
+        why: Why there is none; empty if there is.
+        note: A known fault of the code behind them; empty if none is known.
+    """
+
+    name: str
+    rows: pd.DataFrame
+    why: str = ""
+    note: str = ""
+
+
+@cache
+def published_table() -> pd.DataFrame:
+    """The published accuracies: ``model data method prune_at how density accuracy std``, accuracies in percent."""
+    with (files("prune_bench.report") / "reference" / "accuracy.csv").open(encoding="utf-8") as file:
+        table = pd.read_csv(file, keep_default_na=False)
+    names = {"dataset": "data", "control_and_search": "how", "test_accuracy_mean": "accuracy"}
+    return table.rename(columns=names | {"test_accuracy_std": "std"})
+
+
+@cache
+def headline_table() -> pd.DataFrame:
+    """The paper's headline: ``model data density method accuracy minutes``; accuracy in percent."""
+    with (files("prune_bench.report") / "reference" / "headline.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file)
+
+
+def compare(results: pd.DataFrame, records: list[list[dict[str, Any]]], runs: list[Path]) -> pd.DataFrame:
+    """Measured beside published, wherever all that matters agrees.
+
+    Args:
+        results: Of :func:`prune_bench.load_results`, of these runs.
+        records: Of :func:`prune_bench.report.results.read_records`, of each run.
+        runs: Their folders.
+
+    Returns:
+        ``setting method density``, ``accuracy std seeds`` (measured, percent), ``published published_std source``,
+        ``difference`` (points, measured minus published), ``within`` (see :data:`WITHIN`; "too few seeds" below two)
+        and ``note``.
+    """
+    matches, summary, rows = find_matches(results, records, runs), summarise(results), []
+    for row in summary.to_dict("records"):
+        match = matches.get((row["setting"], row["method"]))
+        found = _at(match.rows, row["density"]) if match and match.name else None
+        if match is None or found is None or math.isnan(row["accuracy"]):
+            continue
+        difference = row["accuracy"] - found["accuracy"]
+        rows.append(
+            {
+                **{name: row[name] for name in ("setting", "method", "density", "accuracy", "std", "seeds")},
+                "published": found["accuracy"],
+                "published_std": found["std"],
+                "source": match.name,
+                "difference": difference,
+                "within": _within(difference, row["std"], found["std"]),
+                "note": match.note,
+            }
+        )
+    head = ["setting", "method", "density", "accuracy", "std", "seeds", "published", "published_std", "source",
+            "difference", "within", "note"]  # fmt: skip
+    return pd.DataFrame(rows, columns=head)
+
+
+def overlay(results: pd.DataFrame, records: list[list[dict[str, Any]]], runs: list[Path]) -> pd.DataFrame:
+    """Published rows to draw beside measured ones: ``setting method density accuracy std source``.
+
+    Where a method matches, all its published densities are there.
+    """
+    head = ["setting", "method", "density", "accuracy", "std", "source"]
+    parts = [
+        match.rows.assign(setting=setting, method=method, source=match.name)[head]
+        for (setting, method), match in find_matches(results, records, runs).items()
+        if match.name
+    ]
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=head)
+    return table[table.density < 1]
+
+
+def find_matches(
+    results: pd.DataFrame, records: list[list[dict[str, Any]]], runs: list[Path]
+) -> dict[tuple[str, str], Match]:
+    """For each (setting, method) what the published tables have, if they know its model and data at all."""
+    said = {
+        cell["key"]: (cell, run) for cells, run in zip(records, runs) for cell in cells if cell["status"] == "done"
+    }
+    known = set(zip(published_table().model, published_table().data))
+    told = results[
+        [key in said and (model, data) in known for key, model, data in zip(results.key, results.model, results.data)]
+    ]
+    differences = {run: recipe_differences(run) for run in runs}
+    matches: dict[tuple[str, str], Match] = {}
+    for row in told.drop_duplicates(["setting", "method"]).to_dict("records"):
+        record, run = said[row["key"]]
+        why = differences[run] or _other_options(record)
+        matches[row["setting"], row["method"]] = (
+            Match(name="", rows=published_table()[:0], why=why) if why else _match(record, _train(run))
+        )
+    return matches
+
+
+def recipe_differences(run: Path) -> str:
+    """In what a run's recipe differs from the published one, in words; empty if in nothing."""
+    train, experiment = _train(run), _experiment(run)
+    wrong = [
+        f"train.{key}={train.get(key)} (published: {value})"
+        for key, value in _RECIPE.items()
+        if train.get(key) != value
+    ]
+    if float(experiment.get("data", {}).get("validation", 0.1)) != 0:
+        wrong.append("data.validation is not 0 (published: trained on all images)")
+    extra = set(experiment.get("model", {})) - {"name"}
+    wrong += [f"model.{key}={experiment['model'][key]}" for key in sorted(extra)]
+    return "the recipe differs: " + ", ".join(wrong) if wrong else ""
+
+
+def _experiment(run: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    try:
+        made: Any = OmegaConf.to_container(OmegaConf.load(run / "experiment.yaml"))
+    except OSError:
+        return {}
+    return dict(made)
+
+
+def _train(run: Path) -> dict[str, Any]:
+    return dict(_experiment(run).get("train", {}))
+
+
+def _other_options(record: dict[str, Any]) -> str:
+    """In what a cell's method differs from how the published runs used it, in words; empty if in nothing."""
+    known = _OPTIONS.get("cts" if record["method"].startswith("cts") else record["method"], {})
+    options = record["options"]
+    wrong = [
+        f"{name}={options[name]} (published: {value})"
+        for name, value in known.items()
+        if name in options and not _same(options[name], value)
+    ]
+    return "its options differ: " + ", ".join(wrong) if wrong else ""
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other)
+    return bool(one == other)
+
+
+def _match(record: dict[str, Any], train: dict[str, Any]) -> Match:
+    """The published rows of a cell's method; recipe and options agree already."""
+    table, cell = published_table(), record["cell"]
+    table = table[(table.model == cell["model"]) & (table.data == cell["data"])]
+    method, how, why = _published_name(record)
+    point, late = cell["prune_at"], ""
+    if point == "rewind":
+        point, late = _published_point(record["method"], cell["model"], train.get("rewind_epoch"))
+    if why or late:
+        return Match(name="", rows=table[:0], why=why or late)
+    density = table.density == 1 if record["method"] == "dense" else table.density < 1
+    rows = table[(table.method == method) & (table.how == how) & (table.prune_at == point) & density]
+    if rows.empty:
+        return Match(name="", rows=rows, why=f"no published row for {method} {how} at {point}".replace("  ", " "))
+    name = ", ".join(part for part in (method, *how.split(","), f"at {point}") if part)
+    return Match(name=name, rows=rows, note=NOTES.get(record["method"], ""))
+
+
+def _published_name(record: dict[str, Any]) -> tuple[str, str, str]:
+    """The published method, its control and search, and why there is none."""
+    method, options = record["method"], record["options"]
+    if method.startswith("cts"):
+        search = _SEARCHES.get(options["epochs"], "")
+        why = "" if search else f"its search has {options['epochs']} epochs (published: 20 and 160)"
+        if options["objective"] == "reverse_kl":
+            why = "the published tables have forward_kl and not reverse_kl; the headline has it"
+        return f"cts:{options['objective']}", f"{options['control']},{search}", why
+    if method == "grasp" and options.get("by_magnitude"):
+        return "grasp_magnitude", "", ""
+    return {"magnitude": "magnitude_at_init", "dense": "magnitude_at_init"}.get(method, method), "", ""
+
+
+def _published_point(method: str, model: str, epoch: int | None) -> tuple[str, str]:
+    """The table's name for a rewind point, and why there is none."""
+    if method == "ltr":
+        point = _LTR_REWIND.get(epoch or 0, "")
+        return point, "" if point else f"LTR was published rewound to epochs 3 and 9, not {epoch}"
+    published = _REWIND.get(model)
+    return "rewind", "" if epoch == published else f"rewound to epoch {epoch} (published: {published})"
+
+
+def _at(rows: pd.DataFrame, density: float) -> dict[str, Any] | None:
+    near = rows[(rows.density / density - 1).abs() < _SAME_DENSITY]
+    return None if near.empty else {str(name): value for name, value in near.iloc[0].items()}
+
+
+def _within(difference: float, measured: float, published: float) -> str:
+    if math.isnan(measured):
+        return "too few seeds"
+    return "yes" if abs(difference) <= min(measured, published) else "no"
