@@ -14,9 +14,12 @@ from prune_bench.config import make_experiment
 from prune_bench.sweep import sweep
 from prune_bench.sweep.store import Store
 
-# Importing torch takes seconds; children forked from a server that has it begin in milliseconds.
+# Importing torch, and what the report is made with, takes seconds; children forked from a server that has them begin
+# in milliseconds. Without, a child that has nothing left to do lives longer than the tests let it.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([__name__, "prune_bench.sweep.compute", "lightning.pytorch"])
+FORKS.set_forkserver_preload(
+    [__name__, "prune_bench.sweep.compute", "lightning.pytorch", "prune_bench.report.build", "pyarrow.parquet"]
+)
 
 EXPERIMENT = {
     "name": "faults",
