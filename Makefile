@@ -6,7 +6,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.prune_bench
 
-.PHONY: sweep test test-fast lint type docs clean help
+.PHONY: sweep test test-fast lint type bench docs clean help
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is to make
@@ -27,6 +27,11 @@ lint: $(READY)  ## Check format and lint
 
 type: $(READY)  ## Check types
 	$(BIN)/mypy
+
+bench: $(READY)  ## Measure the step, packed cells and the engine: about 20 minutes, on a machine that is else idle
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/packing.py
+	$(BIN)/python benchmarks/engine.py
 
 docs: $(READY)  ## Write docs/methods.md anew from the registered methods
 	$(BIN)/python docs/make_methods.py
