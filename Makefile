@@ -28,7 +28,7 @@ lint: $(READY)  ## Check format and lint
 type: $(READY)  ## Check types
 	$(BIN)/mypy
 
-bench: $(READY)  ## Measure the step, packed cells and the engine: about 20 minutes, on a machine that is else idle
+bench: $(READY)  ## Measure the step, packed cells and the engine, on a machine that is else idle
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/packing.py
 	$(BIN)/python benchmarks/engine.py
