@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -43,7 +44,11 @@ def sweep(words: list[str], seconds: float) -> bool:
         code = child.wait(seconds)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         child.send_signal(signal.SIGINT)
-        child.wait(PATIENCE)
+        try:
+            child.wait(PATIENCE)
+        finally:
+            if child.poll() is None:  # a kill costs no finished work, a sweep left behind would hold the device
+                os.killpg(child.pid, signal.SIGKILL)
         return False
     if code:
         sys.exit(code)
@@ -51,7 +56,10 @@ def sweep(words: list[str], seconds: float) -> bool:
 
 
 def measured(folder: Path) -> pd.DataFrame:
-    """A row a cell: accuracy in percent, and the minutes that finding the ticket and training it took."""
+    """A row a cell: accuracy in percent, and the minutes that finding the ticket and training it took.
+
+    Minutes at ``rewind`` leave out the dense epochs up to the rewind point, which all methods share.
+    """
     results = load_results(folder)
     results = results[results.status == "done"]
     if results.empty:
