@@ -265,16 +265,12 @@ def _sync(args: argparse.Namespace, console: Console) -> int:
 
 
 def _list(args: argparse.Namespace, console: Console) -> None:
-    from prune_bench.data import datasets
-    from prune_bench.models import models
-    from prune_bench.options import option_table
-    from prune_bench.pruners import pruners
+    from prune_bench.catalogue import catalogue
 
-    registry: Any = {"methods": pruners, "models": models, "datasets": datasets}[args.what]
-    for entry in registry.values():
+    for entry in catalogue()[args.what]:
         console.print(f"[bold]{entry.name}[/bold]  {entry.summary}  [dim]({entry.source})[/dim]", highlight=False)
         table = Table(box=None, padding=(0, 2), show_header=False)
-        for row in option_table(entry.options):
+        for row in entry.options:
             table.add_row("", row["name"], row["type"], f"default {row['default']}", row["meaning"], style="dim")
         if table.rows:
             console.print(table)

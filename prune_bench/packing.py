@@ -107,16 +107,20 @@ class PackedData:
 
     Args:
         lanes: Data sets equal in size and shapes; one that several lanes share is gone through once for all.
+
+    Attributes:
+        streams: For each lane, which of the distinct data sets its batches come from.
     """
 
     def __init__(self, lanes: Sequence[DataSet]) -> None:
-        self._lanes = lanes
+        self._distinct = list({id(data): data for data in lanes}.values())
+        self.streams = tuple(next(i for i, own in enumerate(self._distinct) if own is data) for data in lanes)
         first = lanes[0]
         self.num_classes, self.input_shape, self.samples = first.num_classes, first.input_shape, first.samples
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """As many as each lane's."""
-        return self._lanes[0].steps_per_epoch(batch_size)
+        return self._distinct[0].steps_per_epoch(batch_size)
 
     def epoch(self, epoch: int, batch_size: int, *, augment: bool) -> Iterator[Batch]:
         """The batches of one epoch of every lane, each in its own order."""
@@ -131,10 +135,8 @@ class PackedData:
         return self._together(lambda data: data.evaluation(split, batch_size))
 
     def _together(self, batches: Callable[[DataSet], Iterator[Batch]]) -> Iterator[Batch]:
-        distinct = {id(data): data for data in self._lanes}
-        places = [list(distinct).index(id(data)) for data in self._lanes]
-        for found in zip(*(batches(data) for data in distinct.values())):
-            chosen = [found[place] for place in places]
+        for found in zip(*(batches(data) for data in self._distinct)):
+            chosen = [found[stream] for stream in self.streams]
             yield torch.cat([x for x, _ in chosen], 1), torch.stack([y for _, y in chosen])
 
 

@@ -13,4 +13,9 @@ def data_root(root: str) -> Path:
     chosen = root or os.environ.get("PRUNE_BENCH_DATA", "")
     if chosen:
         return Path(chosen).expanduser()
-    return Path(platformdirs.user_cache_dir("prune_bench", appauthor=False)) / "data"
+    return cache_root() / "data"
+
+
+def cache_root() -> Path:
+    """The user's cache folder: what can be had again."""
+    return Path(platformdirs.user_cache_dir("prune_bench", appauthor=False))

@@ -13,7 +13,8 @@ from prune_bench.mask import Mask, prunable_weights
 from prune_bench.models import build_model
 from prune_bench.packing import PackedData, can_pack, lane_outputs, pack, pack_data, unpack_
 from prune_bench.pruners import pruners
-from prune_bench.pruners.objectives import OBJECTIVES, Pair
+from prune_bench.pruners.objectives import OBJECTIVES
+from prune_bench.pruners.pair import Pair
 from prune_bench.randomness import generator
 from prune_bench.training import evaluate, fit, train, train_lanes
 from prune_bench.training.descent import clip_lanes_
@@ -220,18 +221,29 @@ def test_searches_side_by_side_find_what_each_finds_alone(lanes, method, densiti
             assert row == pytest.approx(expected, rel=1e-8)
 
 
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_searches_of_one_network_share_its_dense_self_and_find_what_each_finds_alone(lanes, objective):
+    networks, first, second = [lanes[0], lanes[0], lanes[1], lanes[0]], Float64(0), Float64(1)
+    data = [first, first, first, second]
+    options = {"steps": 8, "batch_size": 32, "objective": objective}
+    together = search("cts", networks, data, (0.5, 0.2, 0.2, 0.2), options, join=True)
+    alone = search("cts", networks, data, (0.5, 0.2, 0.2, 0.2), options, join=False)
+    # The last looks at other batches: its dense self is the first's network, but not its outputs.
+    assert together[0]._against.places == (0, 0, 1, 2)
+    for ours, theirs in zip(together, alone):
+        assert ours.tickets() == theirs.tickets()
+        for row, expected in zip(ours.curves, theirs.curves, strict=True):
+            assert row == pytest.approx(expected, rel=1e-8)
+
+
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 def test_an_objective_gives_each_lane_its_own_value(lanes, name):
     masks = [{n: torch.rand_like(w) for n, w in prunable_weights(lane).items()} for lane in lanes]
     batches = [next(Float64(seed).epoch(0, 16, augment=False)) for seed in (0, 1, 2)]
 
-    def pair(network, mask, count):
-        weights = {n: w.detach().clone() for n, w in prunable_weights(network).items()}
-        return Pair(network, weights, mask, count)
-
-    alone = [OBJECTIVES[name].value(pair(n, m, 1), b) for n, m, b in zip(lanes, masks, batches)]
+    alone = [OBJECTIVES[name].value(Pair.of(n, m), b) for n, m, b in zip(lanes, masks, batches)]
     together = {n: torch.cat([mask[n] for mask in masks]) for n in masks[0]}
     x, y = torch.cat([x for x, _ in batches], 1), torch.stack([y for _, y in batches])
     torch.testing.assert_close(
-        OBJECTIVES[name].value(pair(pack(lanes), together, 3), (x, y)), torch.cat(alone), **CLOSE
+        OBJECTIVES[name].value(Pair.of(pack(lanes), together, 3), (x, y)), torch.cat(alone), **CLOSE
     )

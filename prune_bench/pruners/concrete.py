@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prune_bench.config import Recipe
 from prune_bench.data.protocol import Batch, TrainingData
 from prune_bench.mask import Mask, kept_count, prunable_weights
 from prune_bench.options import AboveZero, Fraction, Positive
-from prune_bench.packing import pack
+from prune_bench.packing import PackedData, pack
 from prune_bench.parallel import ranks, sum_
 from prune_bench.pruners.base import Pruner
 from prune_bench.pruners.gradbalance import DensityControl, GradBalance, Lagrange, excess
-from prune_bench.pruners.objectives import OBJECTIVES, Name, Pair
+from prune_bench.pruners.objectives import OBJECTIVES, Name
+from prune_bench.pruners.pair import Dense, Layout, Pair
 from prune_bench.pruners.registry import pruners
 from prune_bench.randomness import generator
 from prune_bench.ranking import Ranking
@@ -92,6 +93,7 @@ class ConcreteTicketSearch(Pruner):
 
     def work(self, data: TrainingData) -> Iterable[Iterator[Batch]]:
         """Blocks of un-augmented training batches."""
+        self._streams = data.streams if isinstance(data, PackedData) else (0,)
         if all(lane._density == 1.0 for lane in self.lanes):
             return [iter([])]
         steps = self.options.steps or self.options.epochs * data.steps_per_epoch(self.options.batch_size)
@@ -100,19 +102,20 @@ class ConcreteTicketSearch(Pruner):
 
     def on_train_start(self) -> None:
         """Sets every logit to its density's, and the weights aside as constants."""
-        self._packed = pack([lane.network for lane in self.lanes]).to(self.device)
-        self._packed.requires_grad_(False)
-        self._packed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lanes, networks = len(self.lanes), [lane.network for lane in self.lanes]
+        self._packed = _ready(pack(networks), self.device)
+        dense = Dense.of(networks, self._streams)
+        self._dense = self._packed if dense.count == lanes else _ready(dense.network, self.device)
+        self._against = Dense(self._dense, dense.places)
         weights = prunable_weights(self._packed)
-        self._frozen = {name: weight.detach().clone() for name, weight in weights.items()}
-        self._sizes = [weight.numel() // len(self.lanes) for weight in weights.values()]
-        self._kept = [kept_count(lane._density, sum(self._sizes)) for lane in self.lanes]
+        self._layout = Layout(weights, lanes)
+        self._weights_flat = self._layout.flatten(weights, lanes)
+        self._kept = [kept_count(lane._density, self._weights_flat.shape[1]) for lane in self.lanes]
         self._random = [generator(lane.seed, "concrete", lane._density, device=self.device) for lane in self.lanes]
         self._objective = OBJECTIVES[self.options.objective]
         self._scale = self.options.scale or self._objective.scale
-        dtype = next(iter(weights.values())).dtype
-        starts = torch.tensor([[_logit(lane._density)] for lane in self.lanes], dtype=dtype, device=self.device)
-        self.logits = starts.repeat(1, sum(self._sizes))
+        starts = self._weights_flat.new_tensor([[_logit(lane._density)] for lane in self.lanes])
+        self.logits = starts.expand_as(self._weights_flat).clone().requires_grad_()
         self._adam = torch.optim.Adam(
             [self.logits],
             lr=self.options.lr,
@@ -131,7 +134,7 @@ class ConcreteTicketSearch(Pruner):
             objectives.append(self._descend(batch))
             self._last = batch
         if objectives:
-            excesses, _ = excess(self.logits, self._targets)
+            excesses, _ = excess(self.logits.detach(), self._targets)
             rows = (torch.stack(objectives).mean(0), excesses, self._control.weight)
             for lane, values in zip(self.lanes, zip(*(row.tolist() for row in rows))):
                 named = zip(("search/objective", "search/excess", "search/balance"), values)
@@ -139,30 +142,27 @@ class ConcreteTicketSearch(Pruner):
 
     def on_train_end(self) -> None:
         """Ranks each lane's weights by their logits, and notes whether its search was long enough."""
-        rankings = [Ranking.from_scores(self._layers(logits, 1)) for logits in self.logits]
+        logits = self.logits.detach()
+        rankings = [Ranking.from_scores(self._layout.layers(own)) for own in logits]
         for lane, ranking in zip(self.lanes, rankings):
             lane.found[lane._density] = ranking
         if all(lane._density == 1.0 for lane in self.lanes):
             return
         tops = [ranking.top(kept) for ranking, kept in zip(rankings, self._kept)]
-        dtype = self.logits.dtype
-        mask = {name: keep.to(dtype) for name, keep in Mask.side_by_side(tops).items()}
-        pair = Pair(self._packed, self._frozen, mask, len(self.lanes))
-        values = self._objective.value(pair, self._last).tolist()
-        for lane, top, logits, value in zip(self.lanes, tops, self.logits, values):
-            keep = torch.cat([m.flatten() for m in top.values()])
-            retention = torch.sigmoid(logits)[keep].mean() if top.kept else torch.zeros(())
+        mask = self._layout.flatten(Mask.side_by_side(tops), len(self.lanes))
+        values = self._objective.value(self._pair(mask.to(logits.dtype)), self._last).tolist()
+        for lane, keep, own, value in zip(self.lanes, mask, logits, values):
+            retention = torch.sigmoid(own)[keep].mean() if keep.any() else torch.zeros(())
             lane.summary = {"search/kept_retention": float(retention), "search/hard_objective": value}
 
     def _descend(self, batch: Batch) -> Tensor:
-        logits = self.logits.detach().requires_grad_()
-        mask = self._layers(torch.sigmoid(logits + self._noise()), len(self.lanes))
-        objectives = self._objective.value(Pair(self._packed, self._frozen, mask, len(self.lanes)), batch)
-        (gradient,) = torch.autograd.grad(objectives.sum() * (self._scale / ranks()), logits)
+        mask = torch.sigmoid(self.logits + self._noise())
+        objectives = self._objective.value(self._pair(mask), batch)
+        (gradient,) = torch.autograd.grad(objectives.sum() * (self._scale / ranks()), self.logits)
         sum_([gradient])
         decayed = self._step >= self.options.decay_at * self._steps
         self._adam.param_groups[0]["lr"] = self.options.lr * (0.1 if decayed else 1.0)
-        self.logits.grad = self._control.combine(self.logits, gradient)
+        self.logits.grad = self._control.combine(self.logits.detach(), gradient)
         self._adam.step()
         self._step += 1
         samples = batch[1].shape[-1] * ranks()
@@ -173,19 +173,15 @@ class ConcreteTicketSearch(Pruner):
 
     def _noise(self) -> Tensor:
         """Logistic noise over the temperature, [lanes, N], each lane's from its own generator."""
-        u = torch.empty_like(self.logits)
+        u = torch.empty_like(self._weights_flat)
         for row, own in zip(u, self._random):
             row.uniform_(generator=own)
-        # uniform_ can be exactly 0 but never 1, so log1p(-u) is finite as it is.
-        u.clamp_min_(1e-10)
-        noise: Tensor = (u.log() - torch.log1p(-u)) / self.options.temperature
+        # uniform_ can be exactly 0 but never 1; 1 - u is exact, so nothing is lost in its logarithm.
+        noise: Tensor = (u.clamp_min(1e-10).log() - (1 - u).log()) / self.options.temperature
         return noise
 
-    def _layers(self, flat: Tensor, lanes: int) -> dict[str, Tensor]:
-        """[lanes, N], or [N] of one, as tensors of the packed weights' shapes."""
-        pieces = flat.split(self._sizes, -1)
-        shapes = [(lanes * (len(w) // len(self.lanes)), *w.shape[1:]) for w in self._frozen.values()]
-        return {name: piece.reshape(shape) for piece, name, shape in zip(pieces, self._frozen, shapes)}
+    def _pair(self, mask: Tensor) -> Pair:
+        return Pair(self._packed, self._layout, self._weights_flat, mask, self._against)
 
     @property
     def _density(self) -> float:
@@ -195,3 +191,8 @@ class ConcreteTicketSearch(Pruner):
 
 def _logit(density: float) -> float:
     return 0.0 if density == 1.0 else math.log(density / (1 - density))
+
+
+def _ready(network: nn.Module, device: torch.device) -> nn.Module:
+    network = network.to(device).requires_grad_(False)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

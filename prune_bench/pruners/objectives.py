@@ -8,50 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from prune_bench.data.protocol import Batch
 from prune_bench.packing import lane_outputs
 from prune_bench.parallel import batch_mean, ranks, summed
+from prune_bench.pruners.pair import Pair
 from prune_bench.training.descent import cross_entropies
 
 Name = Literal[
     "task_loss", "reverse_kl", "forward_kl", "loss_change", "feature_mse", "gradient_match", "gradient_norm"
 ]
 _EPSILON = 1e-5
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The dense network and its sparse self, or packed ones and theirs.
-
-    Attributes:
-        network: What is called; its own weights are never read.
-        weights: The dense prunable weights w, by name.
-        mask: The relaxed or hard mask m, by name, in [0, 1].
-        lanes: Networks that stand side by side in ``network``.
-    """
-
-    network: nn.Module
-    weights: dict[str, Tensor]
-    mask: dict[str, Tensor]
-    lanes: int = 1
-
-    def sparse(self, x: Tensor) -> Tensor:
-        """f(x; m * w): logits [B, lanes x classes]."""
-        # The first factor decides the product's memory format.
-        masked = {name: weight * self.mask[name] for name, weight in self.weights.items()}
-        return cast("Tensor", functional_call(self.network, masked, (x,)))
-
-    def dense(self, x: Tensor) -> Tensor:
-        """f(x; w), without gradient: logits [B, lanes x classes]."""
-        with torch.no_grad():
-            return cast("Tensor", functional_call(self.network, self.weights, (x,)))
 
 
 def task_loss(pair: Pair, batch: Batch) -> Tensor:
@@ -76,8 +48,8 @@ def forward_kl(pair: Pair, batch: Batch) -> Tensor:
 def loss_change(pair: Pair, batch: Batch) -> Tensor:
     """|L(sparse) / L(dense) - 1|."""
     x, y = batch
-    sparse, dense = (cross_entropies(outputs, y, pair.lanes) for outputs in (pair.sparse(x), pair.dense(x)))
-    return (sparse / dense - 1).abs()
+    dense = pair.dense(x).transpose(0, 1).flatten(1)
+    return (cross_entropies(pair.sparse(x), y, pair.lanes) / cross_entropies(dense, y, pair.lanes) - 1).abs()
 
 
 def feature_mse(pair: Pair, batch: Batch) -> Tensor:
@@ -86,15 +58,17 @@ def feature_mse(pair: Pair, batch: Batch) -> Tensor:
     The outputs are those of ``nn.ReLU`` modules; a network that calls ``relu`` as a function shows only its softmax.
     """
     x, _ = batch
-    pairs = zip(_features(pair, pair.sparse, x), _features(pair, pair.dense, x))
-    return torch.stack([_mse(s, d) for s, d in pairs]).mean(0)
+    sparse = _features(pair.network, pair.sparse, x, lambda outputs: lane_outputs(outputs, pair.lanes))
+    with torch.no_grad():
+        network = pair.against.network
+        dense = _features(network, network, pair.against.inputs(x), pair.against.spread)
+    return torch.stack([_mse(s, d) for s, d in zip(sparse, dense)]).mean(0)
 
 
 def gradient_match(pair: Pair, batch: Batch) -> Tensor:
     """Mean over layers of the MSE between standardised weight gradients dL/dw, sparse against dense."""
     sparse = _weight_gradients(pair, pair.mask, batch, create_graph=True)
-    ones = {name: torch.ones_like(m) for name, m in pair.mask.items()}
-    dense = _weight_gradients(pair, ones, batch, create_graph=False)
+    dense = _weight_gradients(pair, torch.ones_like(pair.mask), batch, create_graph=False)
     return torch.stack([_mse(s.unsqueeze(1), d.unsqueeze(1)) for s, d in zip(sparse, dense)]).mean(0)
 
 
@@ -135,21 +109,22 @@ OBJECTIVES: dict[Name, Objective] = {
 
 def _log_outputs(pair: Pair, batch: Batch) -> tuple[Tensor, Tensor]:
     x, _ = batch
-    sparse, dense = (lane_outputs(outputs, pair.lanes) for outputs in (pair.sparse(x), pair.dense(x)))
-    return sparse.log_softmax(-1), dense.log_softmax(-1)
+    return lane_outputs(pair.sparse(x), pair.lanes).log_softmax(-1), pair.dense(x).log_softmax(-1)
 
 
-def _features(pair: Pair, run: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
-    """Each [lanes, B, features]."""
+def _features(
+    network: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor, apart: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
+    """What the ReLUs of ``network`` give in ``run(x)``, and the softmax; each put ``apart``, [lanes, B, features]."""
     found: list[Tensor] = []
-    relus = [module for module in pair.network.modules() if isinstance(module, nn.ReLU)]
-    hooks = [relu.register_forward_hook(lambda _m, _i, out: found.append(out.flatten(1))) for relu in relus]
+    relus = [module for module in network.modules() if isinstance(module, nn.ReLU)]
+    hooks = [relu.register_forward_hook(lambda _m, _i, out: found.append(apart(out.flatten(1)))) for relu in relus]
     try:
-        outputs = lane_outputs(run(x), pair.lanes).softmax(-1)
+        outputs = apart(run(x)).softmax(-1)
     finally:
         for hook in hooks:
             hook.remove()
-    return [*(lane_outputs(features, pair.lanes) for features in found), outputs]
+    return [*found, outputs]
 
 
 def _mse(sparse: Tensor, dense: Tensor) -> Tensor:
@@ -165,12 +140,11 @@ def _standardised(rows: Tensor) -> Tensor:
     return (rows - mean) / (variance + slight).sqrt()
 
 
-def _weight_gradients(pair: Pair, mask: dict[str, Tensor], batch: Batch, *, create_graph: bool) -> list[Tensor]:
+def _weight_gradients(pair: Pair, mask: Tensor, batch: Batch, *, create_graph: bool) -> list[Tensor]:
     """dL/dw of each layer, [lanes, weights]; the lanes' losses do not meet, so that their sum gives each its own."""
     x, y = batch
-    leaves = {name: weight.detach().requires_grad_() for name, weight in pair.weights.items()}
-    masked = {name: mask[name] * leaf for name, leaf in leaves.items()}
-    loss = cross_entropies(functional_call(pair.network, masked, (x,)), y, pair.lanes).sum()
-    shares = torch.autograd.grad(loss / ranks(), list(leaves.values()), create_graph=create_graph)
-    gradients = [summed(g) for g in shares]
-    return [(g if create_graph else g.detach()).reshape(pair.lanes, -1) for g in gradients]
+    leaf = pair.weights.detach().requires_grad_()
+    loss = cross_entropies(pair.run(mask * leaf, x), y, pair.lanes).sum()
+    (share,) = torch.autograd.grad(loss / ranks(), leaf, create_graph=create_graph)
+    gradient = summed(share)
+    return list((gradient if create_graph else gradient.detach()).split(pair.layout.sizes, -1))

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 
-import prune_bench
+from prune_bench.catalogue import code_mark
 from prune_bench.config import Experiment, experiment_values
 from prune_bench.errors import PruneBenchError
 from prune_bench.places import data_root
@@ -25,7 +24,6 @@ from prune_bench.sweep.run_folder import read_cells
 from prune_bench.tracking import Mirror
 
 _DECIDES_NOTHING = ("output", "executor", "devices", "limits", "wandb")
-_GROUPS = ("prune_bench.pruners", "prune_bench.models", "prune_bench.datasets")
 
 
 def plan_mark(experiment: Experiment) -> str:
@@ -34,14 +32,10 @@ def plan_mark(experiment: Experiment) -> str:
     Returns:
         Hexadecimal; empty if other packages add to the registries, whose code is not looked at.
     """
-    if any(entry_points(group=group) for group in _GROUPS):
+    if not (code := code_mark()):
         return ""
     values = {key: value for key, value in experiment_values(experiment).items() if key not in _DECIDES_NOTHING}
-    sha = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
-    package = Path(prune_bench.__file__).parent
-    for file in sorted(package.rglob("*.py")):
-        sha.update(f"{file.relative_to(package)}\n".encode())
-        sha.update(file.read_bytes())
+    sha = hashlib.sha256(json.dumps([code, values], sort_keys=True).encode())
     data = data_root(str(experiment.data.options.get("root", ""))) / experiment.data.name
     for file in sorted(data.glob("*")):
         stat = file.stat()

@@ -1,14 +1,23 @@
 """Concrete ticket search against the enumeration of all masks of a 12-weight problem, and its objectives by hand."""
 
 import itertools
+import math
 
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 import prune_bench as pb
-from prune_bench.pruners.objectives import OBJECTIVES, Pair
+from prune_bench.data.user import as_training_data
+from prune_bench.mask import prunable_weights
+from prune_bench.pruners import pruners
+from prune_bench.pruners.concrete import CtsOptions
+from prune_bench.pruners.objectives import OBJECTIVES
+from prune_bench.pruners.pair import Pair
+from prune_bench.randomness import generator
+from prune_bench.training import fit
 
 
 class Twelve(nn.Module):
@@ -58,6 +67,51 @@ def test_finds_one_of_the_best_of_all_masks(problem, method):
     assert ranked.index(keep) < 9  # among the best 1 % of 924
 
 
+def plain_search(network, batches, objective, density, steps):
+    """The search as the paper writes it, layer by layer: the logits it ends with, by name."""
+    weights = {name: w.detach() for name, w in prunable_weights(network).items()}
+    count = sum(w.numel() for w in weights.values())
+    kept, random = round(density * count), generator(5, "concrete", density)
+    logits = {n: torch.full_like(w, math.log(density / (1 - density))).requires_grad_() for n, w in weights.items()}
+    adam, balance = torch.optim.Adam(logits.values(), lr=0.1), None
+    for step, (x, y) in zip(range(steps), batches):
+        adam.param_groups[0]["lr"] = 0.1 if step < 0.88 * steps else 0.01
+        u = torch.empty(count, dtype=torch.float64).uniform_(generator=random)
+        noise = torch.logit(u).split([w.numel() for w in weights.values()])
+        masked = {
+            n: weights[n] * torch.sigmoid(logit + e.view_as(logit) / (2 / 3))
+            for (n, logit), e in zip(logits.items(), noise)
+        }
+        sparse = functional_call(network, masked, (x,))
+        dense = network(x).detach()
+        q, p = sparse.log_softmax(1), dense.log_softmax(1)
+        kl = (q.exp() * (q - p)).sum(1).mean()
+        value = F.cross_entropy(sparse, y) if objective == "task_loss" else kl
+        pulls = torch.autograd.grad(100 * value, list(logits.values()))
+        expected = sum(torch.sigmoid(logit).sum() for logit in logits.values())
+        sparsity = torch.autograd.grad(expected / (1.1 * kept), list(logits.values()))
+        lengths = [torch.cat([g.flatten() for g in gs]).norm() for gs in (pulls, sparsity)]
+        wanted = lengths[0] / lengths[1] if expected > 1.1 * kept else torch.zeros(())
+        balance = wanted if balance is None else 0.99 * balance + 0.01 * wanted
+        for logit, pull, own in zip(logits.values(), pulls, sparsity):
+            logit.grad = pull + balance * own
+        adam.step()
+    return logits
+
+
+@pytest.mark.parametrize("objective", ["task_loss", "reverse_kl"])
+def test_takes_the_steps_of_a_plain_search_layer_by_layer(tiny, objective):
+    torch.manual_seed(4)
+    batches = [(torch.randn(16, 1, 4, 4).double(), torch.arange(16) % 4) for _ in range(25)]
+    options = CtsOptions(objective=objective, steps=25, batch_size=16)
+    pruner = pruners["cts"].build(tiny, (0.3,), options, seed=5)
+    data = as_training_data(batches, tiny, torch.device("cpu"))
+    fit(pruner, pruner.work(data), epochs=1, device=torch.device("cpu"))
+    found = pruner._layout.layers(pruner.logits.detach())
+    for name, logits in plain_search(tiny, batches, objective, 0.3, 25).items():
+        torch.testing.assert_close(found[name], logits.detach(), rtol=1e-9, atol=1e-9)
+
+
 def test_the_ticket_does_not_hang_on_the_scale(problem):
     network, x, y = problem
     tickets = [
@@ -69,11 +123,6 @@ def test_the_ticket_does_not_hang_on_the_scale(problem):
 
 def test_the_expected_density_is_held(problem):
     network, x, y = problem
-    from prune_bench.data.user import as_training_data
-    from prune_bench.pruners import pruners
-    from prune_bench.pruners.concrete import CtsOptions
-    from prune_bench.training import fit
-
     pruner = pruners["cts"].build(network, (0.5,), CtsOptions(steps=600))
     data = as_training_data([(x, y)], network, torch.device("cpu"))
     fit(pruner, pruner.work(data), epochs=1, device=torch.device("cpu"))
@@ -90,7 +139,7 @@ def test_density_one_keeps_everything_without_a_search(problem):
 def test_kl_divergences_have_the_direction_their_name_says(problem):
     network, x, y = problem
     mask = {"fc.weight": torch.rand(4, 3)}
-    pair = Pair(network, {"fc.weight": network.fc.weight.detach()}, mask)
+    pair = Pair.of(network, mask)
     w = network.fc.weight.detach()
     p, q = (x @ w.T).softmax(1), (x @ (w * mask["fc.weight"]).T).softmax(1)
     reverse = (q * (q / p).log()).sum(1).mean()
@@ -103,7 +152,7 @@ def test_loss_change_and_gradient_norm_by_hand(problem):
     network, x, y = problem
     m = torch.rand(4, 3)
     w = network.fc.weight.detach()
-    pair = Pair(network, {"fc.weight": w}, {"fc.weight": m})
+    pair = Pair.of(network, {"fc.weight": m})
     sparse, dense = F.cross_entropy(x @ (w * m).T, y), F.cross_entropy(x @ w.T, y)
     assert float(OBJECTIVES["loss_change"].value(pair, (x, y))) == pytest.approx(
         float(abs(sparse / dense - 1)), rel=1e-4
@@ -120,8 +169,8 @@ def test_matching_objectives_are_zero_for_the_full_mask_and_above_it_otherwise(t
     torch.manual_seed(0)
     some = {n: torch.rand_like(w) for n, w in weights.items()}
     value = OBJECTIVES[name].value
-    assert float(value(Pair(tiny, weights, ones), batch).detach()) == pytest.approx(0, abs=1e-12)
-    assert float(value(Pair(tiny, weights, some), batch).detach()) > 1e-3
+    assert float(value(Pair.of(tiny, ones), batch).detach()) == pytest.approx(0, abs=1e-12)
+    assert float(value(Pair.of(tiny, some), batch).detach()) > 1e-3
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))

@@ -161,10 +161,12 @@ def _at_most(seconds: float | None) -> Iterator[None]:
 def _do(place: str, job: Job, lanes: tuple[Stage | None, ...]) -> None:
     import torch
 
+    from prune_bench.memory import keep_freed_memory
     from prune_bench.parallel import rank
     from prune_bench.sweep.compute import compute, made_by
 
     torch.set_num_threads(job.threads)
+    keep_freed_memory()
     store, device = Store(job.store), torch.device(place)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,0 +1,143 @@
+"""The dense network and its sparse self, which concrete searches compare.
+
+The weights of searches side by side are one buffer [lanes, N]: what is done to all of them is done at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from prune_bench.mask import prunable_weights
+from prune_bench.packing import lane_outputs, pack
+
+
+class Layout:
+    """Where each layer's weights lie in a buffer [lanes, N], the layers of a lane one after the other.
+
+    Args:
+        weights: The (packed) weights by name, [lanes x ..., ...] each.
+        lanes: How many networks they hold side by side.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], lanes: int) -> None:
+        self._shapes = {name: (len(weight) // lanes, *weight.shape[1:]) for name, weight in weights.items()}
+        self.sizes = [weight.numel() // lanes for weight in weights.values()]
+
+    def flatten(self, layers: Mapping[str, Tensor], lanes: int) -> Tensor:
+        """Tensors of the weights' shapes as one, [lanes, N]."""
+        return torch.cat([layers[name].reshape(lanes, -1) for name in self._shapes], 1)
+
+    def layers(self, flat: Tensor) -> dict[str, Tensor]:
+        """[lanes, N], or [N] of a single lane, as tensors of the packed weights' shapes."""
+        lanes = len(flat) if flat.dim() == 2 else 1
+        pieces = zip(flat.split(self.sizes, -1), self._shapes.items())
+        return {name: _shaped(piece, (lanes * first, *rest)) for piece, (name, (first, *rest)) in pieces}
+
+
+def _shaped(piece: Tensor, shape: tuple[int, ...]) -> Tensor:
+    layer = piece.reshape(shape)
+    # As the network's own weights are laid out; a convolution would otherwise do it again in each of its passes.
+    return layer.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else layer
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The dense networks of searches side by side; one that several searches share is there, and is run, once.
+
+    Attributes:
+        network: The distinct ones, packed.
+        places: For each lane, which of them is its own.
+    """
+
+    network: nn.Module
+    places: tuple[int, ...]
+
+    @classmethod
+    def of(cls, networks: Sequence[nn.Module], streams: Sequence[int]) -> Dense:
+        """The networks of a pack's lanes, those once that are equal and see the same batches.
+
+        Args:
+            networks: Each lane's.
+            streams: For each lane, which batches it sees: the same number, the same batches.
+        """
+        first: list[int] = []
+        places = []
+        for lane, network in enumerate(networks):
+            same = [i for i, f in enumerate(first) if streams[f] == streams[lane] and _equal(networks[f], network)]
+            places.append(same[0] if same else len(first))
+            first += [] if same else [lane]
+        return cls(pack([networks[lane] for lane in first]), tuple(places))
+
+    @property
+    def count(self) -> int:
+        """How many distinct ones there are."""
+        return max(self.places) + 1
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the distinct networks are given: [B, lanes x C, ...] to [B, count x C, ...]."""
+        if self.count == len(self.places):
+            return x
+        first = [self.places.index(place) for place in range(self.count)]
+        chosen: Tensor = x.unflatten(1, (len(self.places), -1))[:, first]
+        return chosen.flatten(1, 2)
+
+    def spread(self, outputs: Tensor) -> Tensor:
+        """To each lane its own: [B, count x F] to [lanes, B, F]."""
+        apart: Tensor = lane_outputs(outputs, self.count)
+        return apart if self.count == len(self.places) else apart[list(self.places)]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The dense network and its sparse self, or packed ones and theirs.
+
+    Attributes:
+        network: What is called with masked weights; its own prunable weights are not read.
+        layout: Where each layer lies in the two buffers.
+        weights: The dense prunable weights w, [lanes, N].
+        mask: The relaxed or hard mask m, [lanes, N], in [0, 1].
+        against: The dense networks.
+    """
+
+    network: nn.Module
+    layout: Layout
+    weights: Tensor
+    mask: Tensor
+    against: Dense
+
+    @classmethod
+    def of(cls, network: nn.Module, mask: Mapping[str, Tensor], lanes: int = 1) -> Pair:
+        """A network, or a packed one, and itself under a mask given by layer."""
+        weights = {name: weight.detach() for name, weight in prunable_weights(network).items()}
+        layout = Layout(weights, lanes)
+        flat, flat_mask = layout.flatten(weights, lanes), layout.flatten(mask, lanes)
+        return cls(network, layout, flat, flat_mask, Dense(network, tuple(range(lanes))))
+
+    @property
+    def lanes(self) -> int:
+        """Networks that stand side by side."""
+        return len(self.mask)
+
+    def sparse(self, x: Tensor) -> Tensor:
+        """f(x; m * w): logits [B, lanes x classes]."""
+        return self.run(self.weights * self.mask, x)
+
+    def run(self, weights: Tensor, x: Tensor) -> Tensor:
+        """f(x; weights), [lanes, N]: logits [B, lanes x classes]."""
+        return cast("Tensor", functional_call(self.network, self.layout.layers(weights), (x,)))
+
+    def dense(self, x: Tensor) -> Tensor:
+        """f(x; w), without gradient: logits [lanes, B, classes]."""
+        with torch.no_grad():
+            return self.against.spread(self.against.network(self.against.inputs(x)))
+
+
+def _equal(one: nn.Module, other: nn.Module) -> bool:
+    values = zip(one.state_dict().values(), other.state_dict().values())
+    return all(torch.equal(a, b) for a, b in values)
