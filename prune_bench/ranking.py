@@ -30,13 +30,7 @@ class Ranking:
         Raises:
             FloatingPointError: A score is not finite: a mask could be made of it all the same, and would be noise.
         """
-        if broken := [name for name, s in scores.items() if not bool(torch.isfinite(s).all())]:
-            raise FloatingPointError(f"scores are not finite in {', '.join(broken[:4])}")
-        flat = torch.cat([s.detach().flatten() for s in scores.values()])
-        ranks = torch.empty(flat.numel(), dtype=torch.int32, device=flat.device)
-        order = torch.sort(flat, descending=True, stable=True).indices
-        ranks[order] = torch.arange(flat.numel() - 1, -1, -1, dtype=torch.int32, device=flat.device)
-        return cls(_shaped(ranks, scores))
+        return cls(_shaped(_ranks(_finite(scores)), scores))
 
     @property
     def total(self) -> int:
@@ -58,21 +52,33 @@ class Ranking:
 
     def refine(self, scores: Scores, alive: int) -> Ranking:
         """Ranks the ``alive`` highest weights anew by ``scores``; those already pruned stay below, in their order."""
-        fresh = torch.cat([ranks.flatten() for ranks in Ranking.from_scores(scores).layers.values()])
-        old = torch.cat([ranks.flatten() for ranks in self.layers.values()]).to(fresh.device)
+        flat = _finite(scores)
+        ranks = torch.cat([own.flatten() for own in self.layers.values()]).to(flat.device)
         pruned = self.total - alive
-        above = old >= pruned
-        ranks = old.clone()
-        # Among the alive, the place of a weight is the number of alive weights whose fresh rank is lower.
-        order = torch.argsort(fresh[above])
-        places = torch.empty_like(order)
-        places[order] = torch.arange(alive, device=fresh.device)
-        ranks[above] = (places + pruned).to(ranks.dtype)
+        above = ranks >= pruned
+        ranks[above] = _ranks(flat[above]) + pruned
         return Ranking(_shaped(ranks, scores))
 
     def to(self, device: torch.device | str) -> Ranking:
         """The same ranking on ``device``."""
         return Ranking({name: ranks.to(device) for name, ranks in self.layers.items()})
+
+
+def _finite(scores: Scores) -> Tensor:
+    """All scores, [N]."""
+    flat = torch.cat([s.detach().flatten() for s in scores.values()])
+    if not bool(torch.isfinite(flat).all()):
+        broken = [name for name, s in scores.items() if not bool(torch.isfinite(s).all())]
+        raise FloatingPointError(f"scores are not finite in {', '.join(broken[:4])}")
+    return flat
+
+
+def _ranks(flat: Tensor) -> Tensor:
+    """The rank of each of N scores, int32."""
+    ranks = torch.empty(flat.numel(), dtype=torch.int32, device=flat.device)
+    order = torch.sort(flat, descending=True, stable=True).indices
+    ranks[order] = torch.arange(flat.numel() - 1, -1, -1, dtype=torch.int32, device=flat.device)
+    return ranks
 
 
 def _shaped(flat: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 
 from prune_bench.affine import act_as_affine_
 from prune_bench.data.protocol import Batch, TrainingData
@@ -50,12 +52,16 @@ class SynFlow(ScoringPruner):
 
     def score(self, batches: list[Batch]) -> Scores:
         """|w * dR/dw|, float64."""
-        network = act_as_affine_(copy.deepcopy(self.network).double().eval())
         with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.abs_()
-        weights = prunable_weights(network)
-        flow = network(batches[0][0]).sum()
+            for absolute, parameter in zip(self._linear.parameters(), self.network.parameters()):
+                absolute.copy_(parameter).abs_()
+        weights = prunable_weights(self._linear)
+        flow = self._linear(batches[0][0]).sum()
         gradients = torch.autograd.grad(flow, list(weights.values()), allow_unused=True)
         self.forwards, self.backwards = self.forwards + 1, self.backwards + 1
         return {n: (w * (0 if g is None else g)).abs() for (n, w), g in zip(weights.items(), gradients)}
+
+    @cached_property
+    def _linear(self) -> nn.Module:
+        """The network without its non-linear normalisation; made once, and given new weights in every round."""
+        return act_as_affine_(copy.deepcopy(self.network).double().eval())

@@ -20,12 +20,14 @@ Pack = tuple[str, ...]
 def make_packs(plan: Plan, size: Callable[[Stage], int]) -> list[Pack]:
     """Every stage in one pack, alone or with others like it, as evenly as can be.
 
+    Stages of a seed stand together: they share their data and, in a search, their dense network.
+
     Args:
         plan: What is to be done.
         size: The most lanes of a stage's pack.
     """
     packs: list[Pack] = []
-    order = sorted(plan.stages.items(), key=lambda item: (item[1].kind, item[1].alike))
+    order = sorted(plan.stages.items(), key=lambda item: (item[1].kind, item[1].alike, item[1].spec["seed"]))
     for (_, alike), group in groupby(order, key=lambda item: (item[1].kind, item[1].alike)):
         keys = [key for key, _ in group]
         most = size(plan.stages[keys[0]]) if alike else 1
