@@ -16,6 +16,7 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from prune_bench.config_checks import check_experiment
 from prune_bench.errors import ConfigError
 from prune_bench.options import (
     AboveZero,
@@ -29,6 +30,7 @@ from prune_bench.options import (
 
 Variant = Literal["original", "layer_shuffle", "reinit", "invert"]
 PruneAt = Literal["init", "rewind"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,9 @@ class Recipe:
     """Epochs of dense training before a ticket of `prune_at: rewind` is looked for."""
     eval_batch_size: Positive = 512
     """Images in an evaluation batch: with batch statistics it is part of what is measured."""
+    precision: Precision = "float32"
+    """Arithmetic of the passes in training; `tf32` rounds products on a GPU, `bfloat16` takes convolutions and
+    products in that. Weights, losses, evaluation and saliency scores are float32 in any case."""
     pack: Positive | Literal["auto"] = "auto"
     """Cells that are trained or searched side by side in one process, at most; 1 for each by itself. `auto` packs
     small networks on the CPU. It changes nothing but the order of floating-point sums."""
@@ -86,6 +91,9 @@ class Devices:
     `cells_per_gpu` and `train.pack` above 1, which put small networks together; `train.pack: auto` packs nothing."""
     threads: Positive = 1
     """CPU threads of one cell; the same under every executor, because it can change the last bit of a sum."""
+    compile: bool = False
+    """Whether `torch.compile` compiles the networks: some ten seconds a method, then fewer and larger kernels. It
+    changes nothing but the order of floating-point sums, and gains nothing on a CPU."""
     address: str | None = None
     """Ray cluster for `executor=ray`: `host:port`, or `auto` on one of its machines; null for a Ray of its own."""
 
@@ -203,7 +211,7 @@ def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) ->
             plain[key] = {"options": {k: v for k, v in choice.items() if k != "name"}}
             plain[key] |= {"name": choice["name"]} if "name" in choice else {}
     experiment = read_options(Experiment, {str(key): value for key, value in plain.items()}, "")
-    _check_lists(experiment)
+    check_experiment(experiment)
     return experiment
 
 
@@ -264,40 +272,3 @@ def _parse_word(word: str) -> tuple[str, Any]:
     except Exception as error:  # yaml's and omegaconf's errors share no base
         raise ConfigError(key, text, f"is not valid YAML: {error}") from None
     return key, plain["value"]
-
-
-def _check_lists(experiment: Experiment) -> None:
-    for key in ("prune_at", "methods", "densities", "variants", "seeds"):
-        values = list(getattr(experiment, key))
-        if not values:
-            raise ConfigError(key, values, "is empty: nothing would run; name at least one")
-        if repeated := sorted({v for v in values if values.count(v) > 1}):
-            raise ConfigError(key, repeated[0], "stands there more than once: name each once")
-    recipe = experiment.train
-    if "rewind" in experiment.prune_at and not 0 < recipe.rewind_epoch < recipe.epochs:
-        raise ConfigError(
-            "train.rewind_epoch",
-            recipe.rewind_epoch,
-            f"must lie between 1 and {recipe.epochs - 1} to rewind to it",
-        )
-    if "rewind" in experiment.prune_at and "reinit" in experiment.variants:
-        raise ConfigError(
-            "variants", "reinit", "has no meaning at a rewind point, where fresh weights would undo the dense "
-            "training: use prune_at: [init], or leave reinit out", allowed=("original", "layer_shuffle", "invert"),
-        )  # fmt: skip
-    _check_devices(experiment)
-    if not re.fullmatch(r"[\w.-]+", experiment.name):
-        raise ConfigError(
-            "name", experiment.name, "may hold letters, digits, '.', '_' and '-' only: it names a folder"
-        )
-
-
-def _check_devices(experiment: Experiment) -> None:
-    devices, pack = experiment.devices, experiment.train.pack
-    if devices.per_cell == 1:
-        return
-    spread = f"puts small networks together, and devices.per_cell={devices.per_cell} spreads large ones: set one to 1"
-    if devices.cells_per_gpu > 1:
-        raise ConfigError("devices.cells_per_gpu", devices.cells_per_gpu, spread)
-    if pack not in ("auto", 1):
-        raise ConfigError("train.pack", pack, spread)

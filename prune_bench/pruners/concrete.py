@@ -10,12 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from prune_bench.config import Recipe
+from prune_bench.compiling import compile_
+from prune_bench.config import Precision, Recipe
 from prune_bench.data.protocol import Batch, TrainingData
 from prune_bench.mask import Mask, kept_count, prunable_weights
 from prune_bench.options import AboveZero, Fraction, Positive
 from prune_bench.packing import PackedData, pack
 from prune_bench.parallel import ranks, sum_
+from prune_bench.precision import products
 from prune_bench.pruners.base import Pruner
 from prune_bench.pruners.gradbalance import DensityControl, GradBalance, Lagrange, excess
 from prune_bench.pruners.objectives import OBJECTIVES, Name
@@ -48,6 +50,8 @@ class CtsOptions:
     """Of the relaxation (1611.00712)."""
     control: Literal["gradbalance", "lagrange"] = "gradbalance"
     """How the density is held."""
+    precision: Precision = "float32"
+    """Arithmetic of the passes; `tf32` and `bfloat16` as in `train.precision`."""
     scale: AboveZero | None = None
     """Factor on the objective; null for the published one. Adam's epsilon follows it, so no ticket hangs on it."""
 
@@ -157,8 +161,9 @@ class ConcreteTicketSearch(Pruner):
 
     def _descend(self, batch: Batch) -> Tensor:
         mask = torch.sigmoid(self.logits + self._noise())
-        objectives = self._objective.value(self._pair(mask), batch)
-        (gradient,) = torch.autograd.grad(objectives.sum() * (self._scale / ranks()), self.logits)
+        with products(self.options.precision):
+            objectives = self._objective.value(self._pair(mask), batch)
+            (gradient,) = torch.autograd.grad(objectives.sum() * (self._scale / ranks()), self.logits)
         sum_([gradient])
         decayed = self._step >= self.options.decay_at * self._steps
         self._adam.param_groups[0]["lr"] = self.options.lr * (0.1 if decayed else 1.0)
@@ -181,7 +186,7 @@ class ConcreteTicketSearch(Pruner):
         return noise
 
     def _pair(self, mask: Tensor) -> Pair:
-        return Pair(self._packed, self._layout, self._weights_flat, mask, self._against)
+        return Pair(self._packed, self._layout, self._weights_flat, mask, self._against, self.options.precision)
 
     @property
     def _density(self) -> float:
@@ -195,4 +200,5 @@ def _logit(density: float) -> float:
 
 def _ready(network: nn.Module, device: torch.device) -> nn.Module:
     network = network.to(device).requires_grad_(False)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return compile_(network, device)

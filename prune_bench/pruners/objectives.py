@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from prune_bench.data.protocol import Batch
 from prune_bench.packing import lane_outputs
 from prune_bench.parallel import batch_mean, ranks, summed
+from prune_bench.precision import run_in
 from prune_bench.pruners.pair import Pair
 from prune_bench.training.descent import cross_entropies
 
@@ -61,7 +63,8 @@ def feature_mse(pair: Pair, batch: Batch) -> Tensor:
     sparse = _features(pair.network, pair.sparse, x, lambda outputs: lane_outputs(outputs, pair.lanes))
     with torch.no_grad():
         network = pair.against.network
-        dense = _features(network, network, pair.against.inputs(x), pair.against.spread)
+        run = partial(run_in, pair.precision, network)
+        dense = _features(network, run, pair.against.inputs(x), pair.against.spread)
     return torch.stack([_mse(s, d) for s, d in zip(sparse, dense)]).mean(0)
 
 
@@ -118,7 +121,10 @@ def _features(
     """What the ReLUs of ``network`` give in ``run(x)``, and the softmax; each put ``apart``, [lanes, B, features]."""
     found: list[Tensor] = []
     relus = [module for module in network.modules() if isinstance(module, nn.ReLU)]
-    hooks = [relu.register_forward_hook(lambda _m, _i, out: found.append(apart(out.flatten(1)))) for relu in relus]
+    hooks = [
+        relu.register_forward_hook(lambda _m, _i, out: found.append(apart(out.flatten(1).to(x.dtype))))
+        for relu in relus
+    ]
     try:
         outputs = apart(run(x)).softmax(-1)
     finally:

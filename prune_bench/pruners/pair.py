@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from prune_bench.config import Precision
 from prune_bench.mask import prunable_weights
 from prune_bench.packing import lane_outputs, pack
+from prune_bench.precision import run_in
 
 
 class Layout:
@@ -103,6 +104,7 @@ class Pair:
         weights: The dense prunable weights w, [lanes, N].
         mask: The relaxed or hard mask m, [lanes, N], in [0, 1].
         against: The dense networks.
+        precision: Arithmetic of the passes.
     """
 
     network: nn.Module
@@ -110,6 +112,7 @@ class Pair:
     weights: Tensor
     mask: Tensor
     against: Dense
+    precision: Precision = "float32"
 
     @classmethod
     def of(cls, network: nn.Module, mask: Mapping[str, Tensor], lanes: int = 1) -> Pair:
@@ -130,12 +133,13 @@ class Pair:
 
     def run(self, weights: Tensor, x: Tensor) -> Tensor:
         """f(x; weights), [lanes, N]: logits [B, lanes x classes]."""
-        return cast("Tensor", functional_call(self.network, self.layout.layers(weights), (x,)))
+        layers = self.layout.layers(weights)
+        return run_in(self.precision, lambda images: functional_call(self.network, layers, (images,)), x)
 
     def dense(self, x: Tensor) -> Tensor:
         """f(x; w), without gradient: logits [lanes, B, classes]."""
         with torch.no_grad():
-            return self.against.spread(self.against.network(self.against.inputs(x)))
+            return self.against.spread(run_in(self.precision, self.against.network, self.against.inputs(x)))
 
 
 def _equal(one: nn.Module, other: nn.Module) -> bool:

@@ -108,7 +108,8 @@ def _recipe(folder: Path) -> str:
         made: Any = OmegaConf.to_container(OmegaConf.load(folder / "experiment.yaml"))
     except OSError:
         return "recipe unknown"
-    train = {key: value for key, value in made.get("train", {}).items() if key not in ("pack", "eval_batch_size")}
+    unsaid = ("pack", "eval_batch_size")
+    train = {key: value for key, value in made.get("train", {}).items() if key not in unsaid and value != "float32"}
     said = json.dumps([made.get("model"), made.get("data"), train], sort_keys=True)
     return f"recipe {zlib.crc32(said.encode()):08x}"
 

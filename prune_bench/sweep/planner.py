@@ -32,7 +32,7 @@ class _Planner:
     def __init__(self, experiment: Experiment, data: Mapping[int, DataSet]) -> None:
         self._experiment, self._data = experiment, data
         self._methods = read_methods(experiment)
-        self._options = {label: asdict(method.options) for label, method in self._methods.items()}
+        self._options = {label: _said(method.options) for label, method in self._methods.items()}
         self._model = read_choice(models, experiment.model, "model")
         choice = read_choice(datasets, experiment.data, "data")
         options = dict(choice["options"])
@@ -43,7 +43,7 @@ class _Planner:
                    "data": {"name": choice["name"], "options": options, "fingerprint": own.fingerprint}}
             for seed, own in data.items()
         }  # fmt: skip
-        recipe = asdict(experiment.train)
+        recipe = _said(experiment.train)
         # Where a state lies is in its own spec; a ticket at init must not hang on it. Nor on who is its neighbour.
         del recipe["rewind_epoch"], recipe["pack"]
         self._recipe = recipe
@@ -120,3 +120,12 @@ class _Planner:
         full = spec | self._common[seed]
         stage = Stage(kind, label, full, inputs or {}, cost, self._where, alike, step_images, method)
         return self.stages.setdefault(stage.key, stage).key
+
+
+def _said(options: Any) -> dict[str, Any]:
+    """Options as plain values, as far as they belong in a key.
+
+    The precision there always was is left unsaid, so that what was computed before there was another is found again.
+    """
+    values = asdict(options)
+    return {name: value for name, value in values.items() if (name, value) != ("precision", "float32")}

@@ -185,7 +185,7 @@ def _run(
                 packs,
                 store,
                 executor,
-                threads=experiment.devices.threads,
+                devices=experiment.devices,
                 limits=experiment.limits,
                 watch=watch,
             )

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prune_bench.compiling import compile_
 from prune_bench.config import Recipe
 from prune_bench.mask import Mask, prunable_weights
 from prune_bench.packing import lane_outputs
 from prune_bench.parallel import batch_mean, ranks, sum_
+from prune_bench.precision import products, run_in
 
 
 class Descent:
@@ -29,6 +31,7 @@ class Descent:
         # Convolutions of few channels are 10 to 30 % faster so, on the CPU too; values do not change.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         mask.apply_(network)
+        compile_(network, next(network.parameters()).device)
         self.network, self.recipe, self.lanes = network, recipe, lanes
         self._parameters = [p for p in network.parameters() if p.requires_grad]
         weights = prunable_weights(network)
@@ -58,8 +61,9 @@ class Descent:
             Each lane's cross-entropy before the step, [lanes], left on the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        losses = cross_entropies(self.network(x), y, self.lanes)
-        (losses.sum() / ranks()).backward()
+        with products(self.recipe.precision):
+            losses = cross_entropies(run_in(self.recipe.precision, self.network, x), y, self.lanes)
+            (losses.sum() / ranks()).backward()
         sum_([p.grad for p in self._parameters if p.grad is not None])
         alive = [(w.grad, keep) for w, keep in self._keep if w.grad is not None]
         if alive:

@@ -74,6 +74,8 @@ def test_every_stage_stands_after_its_inputs():
         "name=y",
         "train.rewind_epoch=3",
         "train.pack=1",
+        "train.precision=float32",
+        "devices.compile=true",
     ],
 )
 def test_what_changes_no_outcome_changes_no_key(word):
@@ -82,7 +84,14 @@ def test_what_changes_no_outcome_changes_no_key(word):
 
 @pytest.mark.parametrize(
     "word",
-    ["train.lr=0.2", "train.epochs=3", "model.width=4", "data.validation=0.2", "train.eval_batch_size=7"],
+    [
+        "train.lr=0.2",
+        "train.epochs=3",
+        "train.precision=bfloat16",
+        "model.width=4",
+        "data.validation=0.2",
+        "train.eval_batch_size=7",
+    ],
 )
 def test_what_changes_outcomes_changes_every_result(word):
     assert not set(plan(word).cells.values()) & set(plan().cells.values())

@@ -17,7 +17,7 @@ from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prune_bench.config import Limits
+from prune_bench.config import Devices, Limits
 from prune_bench.sweep.executors.ranks import RankError, launch
 from prune_bench.sweep.failures import Failure
 from prune_bench.sweep.logs import log_name, stage_log
@@ -39,7 +39,7 @@ class Job:
         pack: The keys of all lanes.
         store: Where the store is.
         device: As torch names it; several that share the stage are joined by ``+``.
-        threads: CPU threads.
+        devices: How many CPU threads it may use, and whether networks are compiled.
         limits: How long a stage may take, and how often a training writes a checkpoint.
     """
 
@@ -47,7 +47,7 @@ class Job:
     pack: tuple[str, ...]
     store: str
     device: str
-    threads: int
+    devices: Devices
     limits: Limits
 
 
@@ -161,11 +161,12 @@ def _at_most(seconds: float | None) -> Iterator[None]:
 def _do(place: str, job: Job, lanes: tuple[Stage | None, ...]) -> None:
     import torch
 
+    from prune_bench.compiling import compiling
     from prune_bench.memory import keep_freed_memory
     from prune_bench.parallel import rank
     from prune_bench.sweep.compute import compute, made_by
 
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(job.devices.threads)
     keep_freed_memory()
     store, device = Store(job.store), torch.device(place)
     if device.type == "cuda":
@@ -175,7 +176,8 @@ def _do(place: str, job: Job, lanes: tuple[Stage | None, ...]) -> None:
     stages = [wanted if lane is None else lane for lane in lanes]
     inputs = {stage.key: _read_inputs(stage, store) for stage in stages}
     checkpoint = _checkpoint(job, stages)
-    artifacts = compute(stages, [inputs[stage.key] for stage in stages], device, checkpoint)
+    with compiling(job.devices.compile):
+        artifacts = compute(stages, [inputs[stage.key] for stage in stages], device, checkpoint)
     if rank() != 0:
         return
     for lane, artifact in zip(lanes, artifacts):

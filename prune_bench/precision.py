@@ -1,0 +1,50 @@
+"""In what arithmetic a network's passes are done; weights, sums, losses and gradients stay float32 throughout.
+
+Scores of saliency methods, tests and validations are always taken in float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from prune_bench.config import Precision
+
+
+def run_in(precision: Precision, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``network(x)``; in ``bfloat16`` convolutions and matrix products are taken in that (torch.autocast).
+
+    The context is one forward pass and no more: what autocast keeps of cast weights must not outlive an update of
+    them, nor a backward pass run inside it.
+
+    Args:
+        precision: The arithmetic.
+        network: Gives logits.
+        x: Images of the weights' dtype.
+
+    Returns:
+        The logits, of the images' dtype.
+    """
+    if precision != "bfloat16":
+        return network(x)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        outputs = network(x)
+    return outputs.to(x.dtype)
+
+
+@contextlib.contextmanager
+def products(precision: Precision) -> Iterator[None]:
+    """Inside it a GPU's float32 products are rounded to TF32 if ``precision`` says so, and are whole if not.
+
+    It is to hold forward and backward pass; by itself torch rounds those of convolutions and not those of matrices.
+    """
+    convolutions, matrices = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, matrices.allow_tf32
+    convolutions.allow_tf32 = matrices.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32, matrices.allow_tf32 = before

@@ -1,0 +1,96 @@
+"""Reduced precision: the arithmetic of a loop written out with torch.autocast, and nothing else changed."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import prune_bench as pb
+from prune_bench.data import load_data
+from prune_bench.mask import Mask, prunable_weights
+from prune_bench.models import build_model
+from prune_bench.precision import products, run_in
+from prune_bench.pruners.objectives import OBJECTIVES
+from prune_bench.pruners.pair import Pair
+from prune_bench.randomness import generator
+from prune_bench.training import train
+
+RECIPE = pb.Recipe(epochs=2, batch_size=64, milestones=(1,), precision="bfloat16")
+
+
+@pytest.fixture
+def network():
+    options = {"in_channels": 1, "image_size": 8, "num_classes": 4, "generator": generator(0, "precision")}
+    return build_model("resnet8", {"width": 4}, **options)
+
+
+@pytest.fixture(scope="module")
+def data():
+    options = {"samples": 256, "test_samples": 64, "image_size": 8, "channels": 1, "classes": 4, "validation": 0.0}
+    return load_data("synthetic", options, 0)
+
+
+def test_bfloat16_training_is_a_plain_loop_under_autocast_step_by_step(network, data):
+    g = torch.Generator().manual_seed(0)
+    mask = Mask({n: torch.rand(w.shape, generator=g) < 0.5 for n, w in prunable_weights(network).items()})
+    found = train(network, mask, RECIPE, data, device=torch.device("cpu")).network
+    plain = copy.deepcopy(network).to(memory_format=torch.channels_last).train()
+    weights = prunable_weights(plain)
+    mask.apply_(plain)
+    sgd = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    for epoch in range(2):
+        sgd.param_groups[0]["lr"] = 0.1 if epoch < 1 else 0.01
+        for x, y in data.epoch(epoch, 64, augment=True):
+            sgd.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = plain(x)
+            F.cross_entropy(logits.float(), y).backward()
+            for name, keep in mask.items():
+                weights[name].grad *= keep
+            torch.nn.utils.clip_grad_norm_(plain.parameters(), 2.0)
+            sgd.step()
+    for ours, theirs in zip(found.parameters(), plain.parameters()):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for name, weight in prunable_weights(found).items():
+        assert bool((weight[~mask[name]] == 0).all())
+
+
+def test_bfloat16_is_not_float32(network, data):
+    full = pb.Recipe(epochs=2, batch_size=64, milestones=(1,))
+    one, other = (train(network, Mask.full(network), r, data, device=torch.device("cpu")) for r in (RECIPE, full))
+    assert one.curves != other.curves
+    assert one.curves[0]["train/loss"] == pytest.approx(other.curves[0]["train/loss"], rel=0.02)
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_an_objective_in_bfloat16_is_near_its_value_and_comes_in_float32(network, data, name):
+    torch.manual_seed(0)
+    pair = Pair.of(network, {n: torch.rand_like(w) for n, w in prunable_weights(network).items()})
+    batch = next(data.epoch(0, 64, augment=False))
+    exact = OBJECTIVES[name].value(pair, batch).detach()
+    assert torch.equal(exact, OBJECTIVES[name].value(pair, batch).detach())  # what follows is the precision's doing
+    rough = OBJECTIVES[name].value(Pair(**vars(pair) | {"precision": "bfloat16"}), batch).detach()
+    assert rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)
+    torch.testing.assert_close(rough, exact, rtol=0.1, atol=0.02)
+
+
+def test_logits_come_back_in_the_images_dtype(network, data):
+    x, _ = next(data.epoch(0, 64, augment=False))
+    assert run_in("bfloat16", network, x).dtype == torch.float32
+    assert not torch.equal(run_in("bfloat16", network, x), network(x))
+    assert torch.equal(run_in("tf32", network, x), network(x))
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("float32", False), ("tf32", True), ("bfloat16", False)])
+def test_products_are_rounded_to_tf32_inside_only_and_only_if_asked(precision, rounded):
+    def flags():
+        return [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32]
+
+    before = flags()
+    with pytest.raises(RuntimeError), products(precision):
+        assert flags() == [rounded, rounded]
+        raise RuntimeError
+    assert flags() == before
