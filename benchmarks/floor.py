@@ -7,7 +7,8 @@ operator is a kernel that reads its inputs and writes its outputs, as eager exec
 outputs of convolutions and linear layers cross memory once a pass (forward, gradient of the input, gradient of the
 weight), all between them is fused into these, and weights, gradients and the optimiser's state cross it once.
 The floor is the longer of two times: operations at the rate of a large matrix product, ideal bytes at that of a large
-copy. On a CPU only the smoke network is timed too; ``--all`` times the others, which takes minutes.
+copy. On a CPU only the smoke network is timed too; ``--all`` times the others, which takes minutes; counting takes
+half a minute.
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
-from timing import Row, Times, arguments, clock, interleave, machine, settle
+from timing import Row, Times, arguments, clock, interleave, settle, show
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -194,7 +194,7 @@ def real_steps(case: Case, device: torch.device, count: int) -> list[Row]:
     return rows
 
 
-def show(case: Case, can: Ceilings, times: Times, table: Table) -> None:
+def add_rows(table: Table, case: Case, can: Ceilings, times: Times) -> None:
     """A row a step: what it costs, its floors, and the float32 step that was timed over its floor."""
     for step, cost in step_costs(case).items():
         runs = times.get(f"{case.name} {step}")
@@ -202,11 +202,11 @@ def show(case: Case, can: Ceilings, times: Times, table: Table) -> None:
         table.add_row(
             f"{case.name} {step}",
             str(case.batch if step == "training" else case.search_batch),
-            f"{cost.operations / 1e9:.3g}",
+            f"{cost.operations / 1e9:,.2f}",
             f"{cost.eager / 1e6:,.0f}",
             f"{cost.ideal() / 1e6:,.0f}",
-            *(f"{1e3 * cost.floor(can, precision):.3g}" for precision in can.rates),
-            f"{1e3 * seen:.3g}" if seen else "–",
+            *(f"{1e3 * cost.floor(can, precision):,.2f}" for precision in can.rates),
+            f"{1e3 * seen:,.2f}" if seen else "–",
             f"{seen / cost.floor(can):.2f}" if seen else "–",
         )
 
@@ -224,13 +224,13 @@ def main() -> None:
         row for case in timed for row in real_steps(case, args.device, 100 if case is SMOKE else 20 if gpu else 4)
     ]
     times = interleave(rows, args.runs) if rows else {}
-    floors = [f"floor ms {precision}" for precision in can.rates]
-    table = Table("step", "images", "GFLOP", "MB eager", "MB ideal", *floors, "measured ms", "× floor")
+    table = Table("step")
+    floors = [f"floor ms\n{precision}" for precision in can.rates]
+    for name in ("images", "GFLOP", "MB\neager", "MB\nideal", *floors, "measured\nms", "×\nfloor"):
+        table.add_column(name, justify="right")
     for case in cases:
-        show(case, can, times, table)
-    console = Console()
-    console.print(table)
-    console.print(can, machine(args.device), sep="\n")
+        add_rows(table, case, can, times)
+    show(table, args.device, str(can))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from prune_bench.memory import keep_freed_memory
 
@@ -107,3 +109,11 @@ def machine(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
     }
+
+
+def show(table: Table, device: torch.device, *notes: str) -> None:
+    """Prints the table, what is to be said of it, and the machine."""
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console.print(table)
+    for note in (*notes, ", ".join(f"{key} {value}" for key, value in machine(device).items())):
+        console.print(note, markup=False)

@@ -68,7 +68,7 @@ class Case:
 
 
 _MADE_UP = {"samples": 1280, "test_samples": 10}  # two batches of 512 beside the validation split
-SMOKE = Case(name="smoke network", model="resnet8", options={"width": 8}, data="digits", batch=64, search_batch=128)
+SMOKE = Case(name="smoke", model="resnet8", options={"width": 8}, data="digits", batch=64, search_batch=128)
 RESNET20 = Case(name="ResNet-20", model="resnet20", data_options=_MADE_UP)
 VGG16 = Case(name="VGG-16", model="vgg16", data_options=_MADE_UP)
 

@@ -3,6 +3,7 @@ import itertools
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_bench.training.descent import Descent
 
@@ -55,3 +56,19 @@ def cut_off(monkeypatch):
         monkeypatch.setattr(Descent, "step", step)
 
     return at
+
+
+class NoHostSync(TorchDispatchMode):
+    """Inside it, whatever would have the host wait for a GPU raises: a value read, or a size that hangs on values."""
+
+    WAITS = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"})
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in self.WAITS:
+            raise AssertionError(f"{func} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def no_host_sync() -> type[TorchDispatchMode]:
+    return NoHostSync

@@ -112,6 +112,19 @@ def test_takes_the_steps_of_a_plain_search_layer_by_layer(tiny, objective):
         torch.testing.assert_close(found[name], logits.detach(), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("control", ["gradbalance", "lagrange"])
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_no_step_has_the_host_wait_for_the_device(tiny, batch, objective, control, no_host_sync):
+    options = CtsOptions(objective=objective, control=control, steps=4, batch_size=12)
+    pruner = pruners["cts"].build(tiny, (0.3,), options)
+    data = as_training_data([batch], tiny, torch.device("cpu"))
+    fit(pruner, pruner.work(data), epochs=1, device=torch.device("cpu"))
+    with no_host_sync():
+        pruner._descend(batch)
+        with pytest.raises(AssertionError, match="waits for the device"):
+            float(pruner.logits.sum())
+
+
 def test_the_ticket_does_not_hang_on_the_scale(problem):
     network, x, y = problem
     tickets = [

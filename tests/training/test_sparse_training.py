@@ -117,3 +117,15 @@ def test_evaluation_is_the_fraction_right_and_the_mean_cross_entropy(data):
     found = evaluate(network, iter(batches))
     assert found["accuracy"] == pytest.approx(float((network(x).argmax(1) == y).double().mean()))
     assert found["loss"] == pytest.approx(float(F.cross_entropy(network(x), y).detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_no_step_has_the_host_wait_for_the_device(network, data, precision, no_host_sync):
+    recipe = pb.Recipe(batch_size=64, precision=precision)
+    descent = Descent(network, random_mask(network, 0.3), recipe)
+    batches = data.epoch(0, 64, augment=True)
+    descent.step(*next(batches))  # the first may make optimiser state
+    with no_host_sync():
+        loss = descent.step(*next(batches))
+        with pytest.raises(AssertionError, match="waits for the device"):
+            loss.item()
