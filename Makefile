@@ -28,10 +28,8 @@ lint: $(READY)  ## Check format and lint
 type: $(READY)  ## Check types
 	$(BIN)/mypy
 
-bench: $(READY)  ## Measure the step, packed cells and the engine, on a machine that is else idle
-	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/packing.py
-	$(BIN)/python benchmarks/engine.py
+bench: $(READY)  ## Time steps, packs, searches and the engine in turn, on an idle machine: make bench PEERS=/folder
+	@$(BIN)/python benchmarks/table.py $(ARGS)
 
 docs: $(READY)  ## Write docs/methods.md anew from the registered methods
 	$(BIN)/python docs/make_methods.py
@@ -43,4 +41,5 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (PyTorch is large: a few minutes the first time)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/prune-bench methods > /dev/null  # from now on the lists need no torch
 	@touch $@

@@ -1,6 +1,6 @@
 """What the sweep engine saves and costs: work shared, workers busy, seconds a stage, a plan, a rerun, a kill.
 
-python benchmarks/engine.py [sharing] [plan] [overhead] [rerun] [busy] [kill]
+python benchmarks/engine.py [sharing] [plan] [overhead] [commands] [busy] [kill]
 """
 
 from __future__ import annotations
@@ -66,41 +66,56 @@ def _nothing(stages, inputs, device, checkpoint=None):  # type: ignore[no-untype
     return [Artifact({}) for _ in stages]
 
 
-def stage_overhead(folder: Path) -> None:
+def overhead(folder: Path) -> None:
+    """What a stage costs whose computation is nothing."""
+    print(f"a stage that computes nothing: {1e3 * stage_seconds(folder):.1f} ms")
+
+
+def stage_seconds(folder: Path) -> float:
     """Seconds a stage whose computation is nothing: claims, log, artifact, and the runner's own."""
     real, compute.compute = compute.compute, _nothing
     try:
         words = {"methods": ["snip", "magnitude"], "densities": [0.01 * i for i in range(1, 51)], "seeds": [0, 1]}
-        plan = prepare(make_experiment({"name": "overhead", **TINY, **words}, [f"output={folder}"]))
-        store, experiment = Store(folder / "store"), make_experiment({"name": "o", **TINY, "methods": ["snip"]}, [])
+        experiment = make_experiment({"name": "overhead", **TINY, **words}, [f"output={folder}"])
+        plan, store = prepare(experiment), Store(folder / "store")
         todo = missing_stages(plan, store)
         begun = time.perf_counter()
         run_plan(
-            todo, [(key,) for key in todo], store, InlineExecutor("cpu"), threads=1, limits=experiment.limits,
-            watch=lambda progress, finished: None,
+            todo, [(key,) for key in todo], store, InlineExecutor("cpu"), devices=experiment.devices,
+            limits=experiment.limits, watch=lambda progress, finished: None,
         )  # fmt: skip
-        seconds = time.perf_counter() - begun
+        return (time.perf_counter() - begun) / len(todo)
     finally:
         compute.compute = real
-    print(f"overhead: {1000 * seconds / len(todo):.1f} ms a stage, over {len(todo)} stages that compute nothing")
 
 
-def rerun(folder: Path) -> None:
-    """Seconds of the whole command for 1,000 cells that are all done."""
+def commands(folder: Path) -> None:
+    """Seconds of whole commands that compute nothing."""
+    for what, words in idle_commands(folder).items():
+        took = [command_seconds(words) for _ in range(5)]
+        print(f"{what}: {statistics.median(took):.2f} s ({min(took):.2f} to {max(took):.2f})")
+
+
+def idle_commands(folder: Path) -> dict[str, list[str]]:
+    """Commands that compute nothing, among them a sweep of 1,000 cells; it is run here, and is done afterwards."""
     words = ["methods={snip: {}, magnitude: {}}", f"densities={[round(0.002 * i, 3) for i in range(1, 251)]}"]
     words += ["variants=[original]", "seeds=[0,1]", "wandb.mode=disabled", f"output={folder}", "executor=inline"]
     words += ["train={epochs: 1, milestones: [], batch_size: 64}", "model={name: lenet300_100}"]
     words += ["data={name: synthetic, samples: 64, test_samples: 32, image_size: 4, channels: 1, classes: 3}"]
     words += ["train.rewind_epoch=0", "prune_at=[init]"]
     run_sweep(load_experiment(SMOKE, words), Console(file=io.StringIO()))
-    took = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        subprocess.run([_command(), "sweep", SMOKE, *words], check=True, stdout=subprocess.DEVNULL)
-        took.append(time.perf_counter() - begun)
-    cells = len(list((folder / "store" / "result").rglob("*.safetensors")))
-    said = f"{statistics.median(took):.2f} s ({min(took):.2f} to {max(took):.2f})"
-    print(f"rerun of {cells:,} cells that are done: {said}")
+    return {
+        "sweep of 1,000 cells, all done": ["sweep", SMOKE, *words],
+        "prune-bench --help": ["--help"],
+        "prune-bench methods": ["methods"],
+    }
+
+
+def command_seconds(words: list[str]) -> float:
+    """Seconds of ``prune-bench`` with these words, Python's start included."""
+    begun = time.perf_counter()
+    subprocess.run([_command(), *words], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begun
 
 
 def busy(folder: Path) -> None:
@@ -113,7 +128,7 @@ def busy(folder: Path) -> None:
     begun = time.perf_counter()
     try:
         progress = run_plan(
-            missing_stages(plan, store), packs, store, executor, threads=1, limits=experiment.limits,
+            missing_stages(plan, store), packs, store, executor, devices=experiment.devices, limits=experiment.limits,
             watch=lambda progress, finished: began.append(time.perf_counter()) if finished and not began else None,
         )  # fmt: skip
     finally:
@@ -152,8 +167,8 @@ def _command() -> str:
 FIGURES = {
     "sharing": shared_work,
     "plan": large_plan,
-    "overhead": stage_overhead,
-    "rerun": rerun,
+    "overhead": overhead,
+    "commands": commands,
     "busy": busy,
     "kill": kill,
 }

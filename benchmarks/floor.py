@@ -1,6 +1,6 @@
 """The floor: what a step must compute and move, what the machine can, and how far above it a step is.
 
-python benchmarks/floor.py [--device cuda] [--runs 5] [--no-measure] [--all]
+python benchmarks/floor.py [--device cuda] [--runs 5] [--no-measure] [--all] [--precision bfloat16]
 
 Operations are those of convolutions and linear layers, forward and backward. Bytes are counted twice. *Eager*: each
 operator is a kernel that reads its inputs and writes its outputs, as eager execution has it. *Ideal*: inputs and
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,10 +28,11 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from work import RESNET20, SMOKE, VGG16, Case, fresh, search, steps, ticket
+from work import RESNET20, SMOKE, VGG16, Case, Cell, search, steps
 
+from prune_bench.config import Precision
 from prune_bench.data.protocol import Batch, DataSet
-from prune_bench.mask import prunable_modules, prunable_weights
+from prune_bench.mask import prunable_modules
 from prune_bench.precision import products
 
 CPU = torch.device("cpu")
@@ -56,20 +57,25 @@ class Cost:
     activations: float
     state: float
 
-    def ideal(self, precision: str = "float32") -> float:
+    def ideal(self, precision: Precision = "float32") -> float:
         """Bytes that must cross memory."""
         return (2 if precision == "bfloat16" else 4) * self.activations + 4 * self.state
 
-    def floor(self, can: Ceilings, precision: str = "float32") -> float:
+    def floor(self, can: Ceilings, precision: Precision = "float32") -> float:
         """Seconds that it takes at least."""
         return max(self.operations / can.rates[precision], self.ideal(precision) / can.bandwidth)
+
+    def towards(self, other: Cost, part: float) -> Cost:
+        """This cost and a part of what the other has above it."""
+        pairs = zip(astuple(self), astuple(other))
+        return Cost(*(own + part * (theirs - own) for own, theirs in pairs))
 
 
 @dataclass(frozen=True)
 class Ceilings:
     """What a device can: operations a second by precision, and bytes a second."""
 
-    rates: dict[str, float]
+    rates: dict[Precision, float]
     bandwidth: float
 
     def __str__(self) -> str:
@@ -81,7 +87,7 @@ def ceilings(device: torch.device) -> Ceilings:
     """Measures them, the best of several tries."""
     side, numbers = (8192, 2**28) if device.type == "cuda" else (1024, 2**26)
 
-    def rate(dtype: torch.dtype, precision: str) -> float:
+    def rate(dtype: torch.dtype, precision: Precision) -> float:
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         with products(precision):
             return 2 * side**3 / _best(lambda: a @ b, device)
@@ -130,22 +136,20 @@ class Marked:
 
 def step_costs(case: Case) -> dict[str, Cost]:
     """What a training step and a step of each search cost; counted on the CPU, on few images."""
-    data = case.load(0, CPU)
-    network = case.network(data, 0, CPU)
-    forward, both, first, layers = _passes(network, next(data.epoch(0, FEW[0], augment=False)))
-    parameters = sum(p.numel() for p in network.parameters())
-    weights = sum(w.numel() for w in prunable_weights(network).values())
+    cell = Cell.of(case, 0, CPU, epochs=1)
+    forward, both, first, layers = _passes(cell.network, next(cell.data.epoch(0, FEW[0], augment=False)))
+    parameters = sum(p.numel() for p in cell.network.parameters())
     costs = {}
     for step in ("training", *SEARCHES):
         images = case.batch if step == "training" else case.search_batch
         dense = step == "cts_kl"
         costs[step] = Cost(
             operations=images * (both + dense * forward),
-            eager=_eager(step, case, network, data, images),
+            eager=_eager(step, cell, images),
             # Three passes and, for the divergence, the dense one; the images themselves need no gradient.
             activations=images * ((3 + dense) * layers - first),
             # Weight, gradient, momentum; or weight, logit, gradient and Adam's two moments.
-            state=3 * parameters if step == "training" else 5 * weights,
+            state=3 * parameters if step == "training" else 5 * cell.mask.total,
         )
     return costs
 
@@ -165,37 +169,34 @@ def _passes(network: nn.Module, batch: Batch) -> tuple[float, float, float, floa
     return forward / len(y), counter.get_total_flops() / len(y), sizes[0] / len(y), sum(sizes) / len(y)
 
 
-def _eager(step: str, case: Case, network: nn.Module, data: DataSet, images: int) -> float:
+def _eager(step: str, cell: Cell, images: int) -> float:
     """Bytes that a real step on so many images moves, from those of steps on few."""
     few = []
     for size in FEW:
         with Traffic() as traffic:
-            marked = Marked(data, traffic)
+            marked = Marked(cell.data, traffic)
+            counted = replace(cell, data=marked, recipe=replace(cell.recipe, batch_size=size))
             if step == "training":
-                steps(fresh(network), ticket(network, 0), marked, replace(case, batch=size).recipe(1))
+                steps(counted)
             else:
-                search(step, [network], [marked], steps=STEPS, batch_size=size)
+                search(step, [counted], steps=STEPS, batch_size=size)
         few.append(marked.marks[-1] - marked.marks[-2])
     slope = (few[1] - few[0]) / (FEW[1] - FEW[0])
     return few[0] + slope * (images - FEW[0])
 
 
-def real_steps(case: Case, device: torch.device, count: int) -> list[Row]:
-    """The real steps of a case, about ``count`` of them at a time."""
-    data = case.load(0, device)
-    network = case.network(data, 0, device)
-    mask, each = ticket(network, 0), data.steps_per_epoch(case.batch)
-    recipe = case.recipe(max(1, count // each))
-    train = clock(lambda: steps(fresh(network), mask, data, recipe), device, recipe.epochs * each)
-    rows = [Row(f"{case.name} training", train)]
-    for method in SEARCHES:
-        find = partial(search, method, [network], [data], steps=count, batch_size=case.search_batch)
-        rows.append(Row(f"{case.name} {method}", clock(find, device, count)))
-    return rows
+def real_steps(case: Case, device: torch.device, epochs: int, precision: Precision) -> list[Row]:
+    """The real steps of a case: as many of each search as a training of so many epochs has."""
+    cell = Cell.of(case, 0, device, epochs=epochs)
+    cell = replace(cell, recipe=replace(cell.recipe, precision=precision))
+    how = {"steps": cell.steps, "batch_size": case.search_batch, "precision": precision}
+    works = {"training": partial(steps, cell)}
+    works |= {method: partial(search, method, [cell], **how) for method in SEARCHES}
+    return [Row(f"{case.name} {step}", clock(work, device, cell.steps)) for step, work in works.items()]
 
 
-def add_rows(table: Table, case: Case, can: Ceilings, times: Times) -> None:
-    """A row a step: what it costs, its floors, and the float32 step that was timed over its floor."""
+def add_rows(table: Table, case: Case, can: Ceilings, times: Times, precision: Precision) -> None:
+    """A row a step: what it costs, its floors, and the step that was timed in ``precision`` over its floor in it."""
     for step, cost in step_costs(case).items():
         runs = times.get(f"{case.name} {step}")
         seen = statistics.median(runs) if runs else None
@@ -205,9 +206,9 @@ def add_rows(table: Table, case: Case, can: Ceilings, times: Times) -> None:
             f"{cost.operations / 1e9:,.2f}",
             f"{cost.eager / 1e6:,.0f}",
             f"{cost.ideal() / 1e6:,.0f}",
-            *(f"{1e3 * cost.floor(can, precision):,.2f}" for precision in can.rates),
+            *(f"{1e3 * cost.floor(can, name):,.2f}" for name in can.rates),
             f"{1e3 * seen:,.2f}" if seen else "–",
-            f"{seen / cost.floor(can):.2f}" if seen else "–",
+            f"{seen / cost.floor(can, precision):.2f}" if seen else "–",
         )
 
 
@@ -215,21 +216,23 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--measure", action=argparse.BooleanOptionalAction, default=True, help="time real steps too")
     parser.add_argument("--all", action="store_true", help="time the large networks on a CPU too")
+    parser.add_argument("--precision", default="float32", help="of the real steps: float32, bfloat16, tf32 on a GPU")
     args = parser.parse_args()
     settle()
     cases, can = (SMOKE, RESNET20, VGG16), ceilings(args.device)
     gpu = args.device.type == "cuda"
-    timed = [case for case in cases if args.measure and (case is SMOKE or gpu or args.all)]
-    rows = [
-        row for case in timed for row in real_steps(case, args.device, 100 if case is SMOKE else 20 if gpu else 4)
-    ]
+    rows = []
+    for case in cases if args.measure else ():
+        if case is SMOKE or gpu or args.all:
+            epochs = 5 if case is SMOKE else 10 if gpu else 2
+            rows += real_steps(case, args.device, epochs, args.precision)
     times = interleave(rows, args.runs) if rows else {}
     table = Table("step")
     floors = [f"floor ms\n{precision}" for precision in can.rates]
-    for name in ("images", "GFLOP", "MB\neager", "MB\nideal", *floors, "measured\nms", "×\nfloor"):
+    for name in ("images", "GFLOP", "MB\neager", "MB\nideal", *floors, f"measured ms\n{args.precision}", "×\nfloor"):
         table.add_column(name, justify="right")
     for case in cases:
-        add_rows(table, case, can, times)
+        add_rows(table, case, can, times, args.precision)
     show(table, args.device, str(can))
 
 

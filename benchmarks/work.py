@@ -1,4 +1,4 @@
-"""What is timed: networks on data of their shape, and steps, trainings and searches of them."""
+"""What is timed: trainings and searches, and a plain loop to compare them with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from prune_bench.precision import products
 from prune_bench.pruners import pruners
 from prune_bench.randomness import generator
 from prune_bench.ranking import Ranking
-from prune_bench.training import fit
+from prune_bench.training import fit, train_lanes
 from prune_bench.training.descent import Descent
 
 DENSITY = 0.05
@@ -73,6 +73,40 @@ RESNET20 = Case(name="ResNet-20", model="resnet20", data_options=_MADE_UP)
 VGG16 = Case(name="VGG-16", model="vgg16", data_options=_MADE_UP)
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A training: what it starts from, and how it goes.
+
+    Attributes:
+        network: Left as it is by all that is done with a cell.
+        mask: Its ticket.
+        data: On the network's device.
+        recipe: How it is trained.
+    """
+
+    network: nn.Module
+    mask: Mask
+    data: DataSet
+    recipe: Recipe
+
+    @classmethod
+    def of(cls, case: Case, seed: int, device: torch.device, *, epochs: int) -> Cell:
+        """A seed's cell of a case."""
+        data = case.load(seed, device)
+        network = case.network(data, seed, device)
+        return cls(network, ticket(network, seed), data, case.recipe(epochs))
+
+    @property
+    def steps(self) -> int:
+        """Of a whole training."""
+        return self.recipe.epochs * self.data.steps_per_epoch(self.recipe.batch_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(self.network.parameters()).device
+
+
 def ticket(network: nn.Module, seed: int) -> Mask:
     """A random ticket: what a step costs does not hang on which weights live."""
     random = generator(seed, "bench", "ticket")
@@ -81,14 +115,9 @@ def ticket(network: nn.Module, seed: int) -> Mask:
     return Ranking.from_scores(scores).mask(DENSITY)
 
 
-def fresh(network: nn.Module) -> nn.Module:
-    """A copy to train, laid out as is fastest."""
-    return copy.deepcopy(network).to(memory_format=torch.channels_last)
-
-
 def bare(network: nn.Module, data: DataSet, recipe: Recipe) -> None:
-    """The recipe in plain PyTorch, with nothing around it; trains the network in place."""
-    network.train()
+    """A recipe in plain PyTorch, laid out as is fastest, with nothing around it; trains the network in place."""
+    network.to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.SGD(
         network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
     )
@@ -101,26 +130,27 @@ def bare(network: nn.Module, data: DataSet, recipe: Recipe) -> None:
             optimiser.step()
 
 
-def steps(network: nn.Module, mask: Mask, data: DataSet, recipe: Recipe) -> None:
-    """The same by our step, without Lightning; trains the network in place."""
-    descent = Descent(network, mask, recipe)
-    for epoch in range(recipe.epochs):
-        for x, y in data.epoch(epoch, recipe.batch_size, augment=True):
+def steps(cell: Cell) -> None:
+    """A training by our step, without Lightning."""
+    descent = Descent(copy.deepcopy(cell.network), cell.mask, cell.recipe)
+    for epoch in range(cell.recipe.epochs):
+        for x, y in cell.data.epoch(epoch, cell.recipe.batch_size, augment=True):
             descent.step(x, y)
 
 
-def search(
-    method: str,
-    networks: Sequence[nn.Module],
-    data: Sequence[DataSet],
-    *,
-    density: float = DENSITY,
-    recipe: Recipe | None = None,
-    **options: Any,
-) -> None:
-    """Whole searches side by side, one a network, each with its data; the networks stay as they are."""
-    entry, device = pruners[method], next(networks[0].parameters()).device
-    how = entry.options(**options)
-    lanes = [entry.build(net, (density,), how, recipe=recipe, seed=seed) for seed, net in enumerate(networks)]
+def trainings(cells: Sequence[Cell]) -> None:
+    """Whole trainings side by side: Lightning, curves, a validation every epoch."""
+    train_lanes(
+        [cell.network for cell in cells], [cell.mask for cell in cells], cells[0].recipe,
+        pack_data([cell.data for cell in cells]), device=cells[0].device,
+    )  # fmt: skip
+
+
+def search(method: str, cells: Sequence[Cell], *, density: float = DENSITY, **options: Any) -> None:
+    """Whole searches side by side, one a cell."""
+    entry, how = pruners[method], pruners[method].options(**options)
+    lanes = [
+        entry.build(cell.network, (density,), how, recipe=cell.recipe, seed=seed) for seed, cell in enumerate(cells)
+    ]
     lanes[0].join(lanes[1:])
-    fit(lanes[0], lanes[0].work(pack_data(data)), epochs=1, device=device)
+    fit(lanes[0], lanes[0].work(pack_data([cell.data for cell in cells])), epochs=1, device=cells[0].device)
