@@ -12,9 +12,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import nn
-from torch.nn import functional as F
-from torchmetrics.aggregation import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 from prune_bench.compiling import eager
 from prune_bench.config import Recipe
@@ -24,6 +21,7 @@ from prune_bench.packing import PackedData, lane_outputs, pack, unpack_
 from prune_bench.training.blocks import Epochs
 from prune_bench.training.checkpoint import Checkpoint
 from prune_bench.training.descent import Descent
+from prune_bench.training.scores import LaneScores
 from prune_bench.training.trainer import fit
 
 log = logging.getLogger(__name__)
@@ -192,18 +190,11 @@ def evaluate_lanes(network: nn.Module, batches: Iterator[Batch], lanes: int) -> 
         batches: Images [B, lanes x C, ...] and labels [lanes, B].
         lanes: How many.
     """
-    was_training = network.training
+    was_training, scores = network.training, None
     network.eval()
-    accuracies: list[MulticlassAccuracy] = []
-    losses = [MeanMetric() for _ in range(lanes)]
-    for x, y in batches:
-        with eager():  # few batches, of other shapes
-            logits = lane_outputs(network(x), lanes)
-        if not accuracies:
-            accuracies = [MulticlassAccuracy(logits.shape[-1], average="micro").to(x.device) for _ in range(lanes)]
-            losses = [loss.to(x.device) for loss in losses]
-        for lane, labels in enumerate(y.view(lanes, -1)):
-            accuracies[lane].update(logits[lane].argmax(1), labels)
-            losses[lane].update(F.cross_entropy(logits[lane], labels), weight=len(labels))
+    with eager():  # few batches, of other shapes
+        for x, y in batches:
+            scores = LaneScores(lanes).to(x.device) if scores is None else scores
+            scores.update(lane_outputs(network(x), lanes), y.view(lanes, -1))
     network.train(was_training)
-    return [{"accuracy": float(a.compute()), "loss": float(loss.compute())} for a, loss in zip(accuracies, losses)]
+    return [] if scores is None else scores.compute()
