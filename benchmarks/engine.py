@@ -81,7 +81,7 @@ def stage_seconds(folder: Path) -> float:
         todo = missing_stages(plan, store)
         begun = time.perf_counter()
         run_plan(
-            todo, [(key,) for key in todo], store, InlineExecutor("cpu"), devices=experiment.devices,
+            todo, [(key,) for key in todo], store, InlineExecutor("cpu"), threads=1,
             limits=experiment.limits, watch=lambda progress, finished: None,
         )  # fmt: skip
         return (time.perf_counter() - begun) / len(todo)
@@ -128,7 +128,7 @@ def busy(folder: Path) -> None:
     begun = time.perf_counter()
     try:
         progress = run_plan(
-            missing_stages(plan, store), packs, store, executor, devices=experiment.devices, limits=experiment.limits,
+            missing_stages(plan, store), packs, store, executor, threads=1, limits=experiment.limits,
             watch=lambda progress, finished: began.append(time.perf_counter()) if finished and not began else None,
         )  # fmt: skip
     finally:

@@ -16,6 +16,7 @@ from prune_bench.data.user import as_training_data
 from prune_bench.errors import ConfigError
 from prune_bench.mask import Mask, kept_count, prunable_weights
 from prune_bench.options import read_options
+from prune_bench.precision import products
 from prune_bench.pruners import pruners
 from prune_bench.randomness import derive_seed
 from prune_bench.training import fit
@@ -75,8 +76,9 @@ def find_mask(
 
 @contextmanager
 def _own_modes(device: torch.device) -> Iterator[None]:
-    """The caller's autocast, ``no_grad`` and inference mode stay outside: scores need gradients of full precision."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    """The caller's autocast, TF32, ``no_grad`` and inference mode stay outside: scores need exact gradients."""
+    autocast = torch.autocast(device.type, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), autocast, products("float32"):
         yield
 
 

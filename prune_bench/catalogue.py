@@ -89,5 +89,8 @@ def _write(path: Path, mark: str, made: dict[str, list[Listed]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     entries = {what: [asdict(entry) for entry in listed] for what, listed in made.items()}
-    aside.write_text(json.dumps({"mark": mark, **entries}), encoding="utf-8")
-    aside.replace(path)
+    try:
+        aside.write_text(json.dumps({"mark": mark, **entries}), encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

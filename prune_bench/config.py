@@ -91,9 +91,6 @@ class Devices:
     `cells_per_gpu` and `train.pack` above 1, which put small networks together; `train.pack: auto` packs nothing."""
     threads: Positive = 1
     """CPU threads of one cell; the same under every executor, because it can change the last bit of a sum."""
-    compile: bool = False
-    """Whether `torch.compile` compiles the networks: some ten seconds a method, then fewer and larger kernels. It
-    changes nothing but the order of floating-point sums, and gains nothing on a CPU."""
     address: str | None = None
     """Ray cluster for `executor=ray`: `host:port`, or `auto` on one of its machines; null for a Ray of its own."""
 

@@ -51,8 +51,3 @@ def _check_devices(experiment: Experiment) -> None:
         raise ConfigError("devices.cells_per_gpu", devices.cells_per_gpu, spread)
     if pack not in ("auto", 1):
         raise ConfigError("train.pack", pack, spread)
-    if devices.compile:
-        whole = "sum over the whole batch inside a network's pass, which cannot be compiled: set it to false"
-        raise ConfigError(
-            "devices.compile", True, f"cannot be, because devices.per_cell={devices.per_cell} cells {whole}"
-        )

@@ -1,7 +1,7 @@
 """The C library's memory, told to keep what is freed.
 
-Activations of a megabyte come and go thousands of times a second. By itself glibc gives such pieces back to the
-kernel at once, and each is paid for again, page by page, when the next one is asked for.
+Activations of a megabyte come and go thousands of times a second. By itself glibc gives much of that back to the
+kernel after every step, and it is paid for again, page by page, in the next.
 """
 
 from __future__ import annotations

@@ -176,7 +176,8 @@ def _batch_norm(
     input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None,
     bias: Tensor | None, training: bool, momentum: float, eps: float,
 ) -> Tensor:  # fmt: skip
-    """``F.batch_norm`` of a whole batch [B, C, ...], given a rank's share of it."""
+    """``F.batch_norm`` of a whole batch [B, C, ...], given a rank's share of it; sums are of float32 at least."""
+    given, input = input.dtype, input.to(torch.promote_types(input.dtype, torch.float32))
     axes, shape = (0, *range(2, input.dim())), (1, -1, *(1 for _ in input.shape[2:]))
     sums = summed(torch.cat([input.sum(axes), input.new_full((1,), input.numel() // input.shape[1])]))
     count = sums[-1].detach()
@@ -189,4 +190,4 @@ def _batch_norm(
     outputs = centred * (variance + eps).rsqrt().view(shape)
     if weight is not None:
         outputs = outputs * weight.view(shape)
-    return outputs if bias is None else outputs + bias.view(shape)
+    return (outputs if bias is None else outputs + bias.view(shape)).to(given)

@@ -7,11 +7,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prune_bench.config import Precision
+
+_MATRICES: Any = torch.backends.cuda.matmul
+_CONVOLUTIONS: Any = getattr(torch.backends.cudnn, "conv", torch.backends.cudnn)
+# torch 2.9 has other switches than those before it, and refuses to be asked by the old ones once the new are used.
+_NEW = hasattr(_CONVOLUTIONS, "fp32_precision")
+_SWITCHES = [
+    (home, *(("fp32_precision", ("ieee", "tf32")) if _NEW else ("allow_tf32", (False, True))))
+    for home in (_MATRICES, _CONVOLUTIONS)
+]
 
 
 def run_in(precision: Precision, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -41,10 +51,11 @@ def products(precision: Precision) -> Iterator[None]:
 
     It is to hold forward and backward pass; by itself torch rounds those of convolutions and not those of matrices.
     """
-    convolutions, matrices = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = convolutions.allow_tf32, matrices.allow_tf32
-    convolutions.allow_tf32 = matrices.allow_tf32 = precision == "tf32"
+    before = [getattr(home, name) for home, name, _ in _SWITCHES]
+    for home, name, values in _SWITCHES:
+        setattr(home, name, values[precision == "tf32"])
     try:
         yield
     finally:
-        convolutions.allow_tf32, matrices.allow_tf32 = before
+        for (home, name, _), value in zip(_SWITCHES, before):
+            setattr(home, name, value)

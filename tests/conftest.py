@@ -1,9 +1,11 @@
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from prune_bench.training.descent import Descent
 
@@ -59,16 +61,37 @@ def cut_off(monkeypatch):
 
 
 class NoHostSync(TorchDispatchMode):
-    """Inside it, whatever would have the host wait for a GPU raises: a value read, or a size that hangs on values."""
+    """Inside it, what would have the host wait for a GPU raises: a value read, or a size that hangs on values.
+
+    What leaves no operator behind (``tolist``, ``numpy``) the fixture catches; that a list used as an index is copied
+    to the device shows on a GPU only.
+    """
 
     WAITS = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"})
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in self.WAITS:
+        name = func.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(
+            isinstance(a, Tensor) and a.dtype == torch.bool for a in tree_leaves(args[1:2])
+        )
+        if name in self.WAITS or by_mask:
             raise AssertionError(f"{func} waits for the device")
         return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture
-def no_host_sync() -> type[TorchDispatchMode]:
-    return NoHostSync
+def no_host_sync(monkeypatch) -> type[TorchDispatchMode]:
+    def waits(self: Tensor, *_: Any) -> None:
+        raise AssertionError("waits for the device")
+
+    class Guard(NoHostSync):
+        def __enter__(self) -> Any:
+            for name in ("tolist", "numpy", "cpu"):
+                monkeypatch.setattr(Tensor, name, waits)
+            return super().__enter__()
+
+        def __exit__(self, *error: Any) -> None:
+            monkeypatch.undo()
+            super().__exit__(*error)
+
+    return Guard

@@ -49,7 +49,6 @@ BASE = {"name": "x", "methods": ["snip", "ltr"], "densities": [0.1, 0.05]}
         ("devices.per_cell=2 methods.snip.micro_batch=5", ["methods.snip.micro_batch", "5", "devices.per_cell=2"]),
         ("devices.per_cell=2 devices.cells_per_gpu=2", ["devices.cells_per_gpu", "2", "set one to 1"]),
         ("devices.per_cell=2 train.pack=4", ["train.pack", "4", "devices.per_cell=2", "set one to 1"]),
-        ("devices.per_cell=2 devices.compile=true", ["devices.compile", "True", "per_cell=2", "set it to false"]),
         ("train.precision=float16", ["train.precision", "float16", "allowed", "bfloat16"]),
         ("methods.cts.precision=half", ["methods.cts.precision", "half", "allowed", "bfloat16"]),
         ("name=a/b", ["name", "a/b", "letters"]),

@@ -14,10 +14,11 @@ from prune_bench.models import build_model
 from prune_bench.packing import PackedData, can_pack, lane_outputs, pack, pack_data, unpack_
 from prune_bench.pruners import pruners
 from prune_bench.pruners.objectives import OBJECTIVES
-from prune_bench.pruners.pair import Pair
 from prune_bench.randomness import generator
 from prune_bench.training import evaluate, fit, train, train_lanes
 from prune_bench.training.descent import clip_lanes_
+
+from .pruners.pairs import pair_of
 
 CPU = torch.device("cpu")
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
@@ -229,11 +230,23 @@ def test_searches_of_one_network_share_its_dense_self_and_find_what_each_finds_a
     together = search("cts", networks, data, (0.5, 0.2, 0.2, 0.2), options, join=True)
     alone = search("cts", networks, data, (0.5, 0.2, 0.2, 0.2), options, join=False)
     # The last looks at other batches: its dense self is the first's network, but not its outputs.
-    assert together[0]._against.places == (0, 0, 1, 2)
+    assert together[0]._against.places.tolist() == [0, 0, 1, 2]
     for ours, theirs in zip(together, alone):
         assert ours.tickets() == theirs.tickets()
         for row, expected in zip(ours.curves, theirs.curves, strict=True):
             assert row == pytest.approx(expected, rel=1e-8)
+
+
+def test_no_step_of_lanes_that_share_a_dense_network_has_the_host_wait(lanes, no_host_sync):
+    data = Float64(0)
+    lanes = [lanes[0], lanes[0], lanes[1]]
+    made = search("cts_kl", lanes, [data] * 3, (0.5, 0.2, 0.2), {"steps": 3, "batch_size": 32}, join=True)
+    batch = next(pack_data([data] * 3).epoch(0, 32, augment=False))
+    with no_host_sync():
+        made[0]._descend(batch)
+        for read in (lambda x: x.tolist(), lambda x: x[x > 0], lambda x: x.cpu()):
+            with pytest.raises(AssertionError, match="waits for the device"):
+                read(made[0].logits.detach())
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
@@ -241,9 +254,9 @@ def test_an_objective_gives_each_lane_its_own_value(lanes, name):
     masks = [{n: torch.rand_like(w) for n, w in prunable_weights(lane).items()} for lane in lanes]
     batches = [next(Float64(seed).epoch(0, 16, augment=False)) for seed in (0, 1, 2)]
 
-    alone = [OBJECTIVES[name].value(Pair.of(n, m), b) for n, m, b in zip(lanes, masks, batches)]
+    alone = [OBJECTIVES[name].value(pair_of(n, m), b) for n, m, b in zip(lanes, masks, batches)]
     together = {n: torch.cat([mask[n] for mask in masks]) for n in masks[0]}
     x, y = torch.cat([x for x, _ in batches], 1), torch.stack([y for _, y in batches])
     torch.testing.assert_close(
-        OBJECTIVES[name].value(Pair.of(pack(lanes), together, 3), (x, y)), torch.cat(alone), **CLOSE
+        OBJECTIVES[name].value(pair_of(pack(lanes), together, 3), (x, y)), torch.cat(alone), **CLOSE
     )

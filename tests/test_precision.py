@@ -1,6 +1,8 @@
 """Reduced precision: the arithmetic of a loop written out with torch.autocast, and nothing else changed."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,11 +12,13 @@ import prune_bench as pb
 from prune_bench.data import load_data
 from prune_bench.mask import Mask, prunable_weights
 from prune_bench.models import build_model
-from prune_bench.precision import products, run_in
+from prune_bench.precision import run_in
 from prune_bench.pruners.objectives import OBJECTIVES
 from prune_bench.pruners.pair import Pair
 from prune_bench.randomness import generator
 from prune_bench.training import train
+
+from .pruners.pairs import pair_of
 
 RECIPE = pb.Recipe(epochs=2, batch_size=64, milestones=(1,), precision="bfloat16")
 
@@ -67,7 +71,7 @@ def test_bfloat16_is_not_float32(network, data):
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 def test_an_objective_in_bfloat16_is_near_its_value_and_comes_in_float32(network, data, name):
     torch.manual_seed(0)
-    pair = Pair.of(network, {n: torch.rand_like(w) for n, w in prunable_weights(network).items()})
+    pair = pair_of(network, {n: torch.rand_like(w) for n, w in prunable_weights(network).items()})
     batch = next(data.epoch(0, 64, augment=False))
     exact = OBJECTIVES[name].value(pair, batch).detach()
     assert torch.equal(exact, OBJECTIVES[name].value(pair, batch).detach())  # what follows is the precision's doing
@@ -84,13 +88,37 @@ def test_logits_come_back_in_the_images_dtype(network, data):
     assert torch.equal(run_in("tf32", network, x), network(x))
 
 
-@pytest.mark.parametrize(("precision", "rounded"), [("float32", False), ("tf32", True), ("bfloat16", False)])
-def test_products_are_rounded_to_tf32_inside_only_and_only_if_asked(precision, rounded):
-    def flags():
-        return [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32]
+SWITCHES = """
+import sys, torch
+from prune_bench.precision import products
+exec(sys.argv[1])
+def said():
+    found = []
+    for ask in ("get_float32_matmul_precision()", "backends.cuda.matmul.allow_tf32", "backends.cudnn.allow_tf32",
+                "backends.cuda.matmul.fp32_precision", "backends.cudnn.conv.fp32_precision"):
+        try:
+            found.append(eval("torch." + ask))
+        except (RuntimeError, AttributeError) as refused:
+            found.append(type(refused))
+    return found
+before = said()
+for precision in ("float32", "tf32", "bfloat16"):
+    try:
+        with products(precision):
+            new = hasattr(torch.backends.cudnn, "conv")
+            inside = said()[3:] if new else said()[1:3]
+            tf32 = precision == "tf32"
+            assert inside == ([["ieee", "tf32"][tf32]] * 2 if new else [tf32] * 2), (precision, inside)
+            raise KeyError
+    except KeyError:
+        assert said() == before, (precision, said(), before)
+"""
 
-    before = flags()
-    with pytest.raises(RuntimeError), products(precision):
-        assert flags() == [rounded, rounded]
-        raise RuntimeError
-    assert flags() == before
+
+@pytest.mark.parametrize(
+    "users",
+    ["pass", "torch.set_float32_matmul_precision('medium')", "torch.backends.cudnn.allow_tf32 = False"],
+)
+def test_products_are_rounded_inside_only_if_asked_and_the_users_settings_come_back(users):
+    done = subprocess.run([sys.executable, "-c", SWITCHES, users], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from prune_bench.compiling import compile_
 from prune_bench.config import Precision, Recipe
 from prune_bench.data.protocol import Batch, TrainingData
 from prune_bench.mask import Mask, kept_count, prunable_weights
@@ -21,7 +20,7 @@ from prune_bench.precision import products
 from prune_bench.pruners.base import Pruner
 from prune_bench.pruners.gradbalance import DensityControl, GradBalance, Lagrange, excess
 from prune_bench.pruners.objectives import OBJECTIVES, Name
-from prune_bench.pruners.pair import Dense, Layout, Pair
+from prune_bench.pruners.pair import Dense, Layout, Pair, distinct
 from prune_bench.pruners.registry import pruners
 from prune_bench.randomness import generator
 from prune_bench.ranking import Ranking
@@ -108,9 +107,11 @@ class ConcreteTicketSearch(Pruner):
         """Sets every logit to its density's, and the weights aside as constants."""
         lanes, networks = len(self.lanes), [lane.network for lane in self.lanes]
         self._packed = _ready(pack(networks), self.device)
-        dense = Dense.of(networks, self._streams)
-        self._dense = self._packed if dense.count == lanes else _ready(dense.network, self.device)
-        self._against = Dense(self._dense, dense.places)
+        places = distinct(networks, self._streams)
+        first = [networks[places.index(place)] for place in range(max(places) + 1)]
+        # Where all are distinct, the packed network's own weights are theirs.
+        self._dense = self._packed if len(first) == lanes else _ready(pack(first), self.device)
+        self._against = Dense.of(self._dense, places, self.device)
         weights = prunable_weights(self._packed)
         self._layout = Layout(weights, lanes)
         self._weights_flat = self._layout.flatten(weights, lanes)
@@ -154,7 +155,8 @@ class ConcreteTicketSearch(Pruner):
             return
         tops = [ranking.top(kept) for ranking, kept in zip(rankings, self._kept)]
         mask = self._layout.flatten(Mask.side_by_side(tops), len(self.lanes))
-        values = self._objective.value(self._pair(mask.to(logits.dtype)), self._last).tolist()
+        pair = replace(self._pair(mask.to(logits.dtype)), precision="float32")
+        values = self._objective.value(pair, self._last).tolist()
         for lane, keep, own, value in zip(self.lanes, mask, logits, values):
             retention = torch.sigmoid(own)[keep].mean() if keep.any() else torch.zeros(())
             lane.summary = {"search/kept_retention": float(retention), "search/hard_objective": value}
@@ -181,7 +183,7 @@ class ConcreteTicketSearch(Pruner):
         u = torch.empty_like(self._weights_flat)
         for row, own in zip(u, self._random):
             row.uniform_(generator=own)
-        # uniform_ can be exactly 0 but never 1; 1 - u is exact, so nothing is lost in its logarithm.
+        # uniform_ can be exactly 0 but never 1, and so can 1 - u never be 0.
         noise: Tensor = (u.clamp_min(1e-10).log() - (1 - u).log()) / self.options.temperature
         return noise
 
@@ -200,5 +202,4 @@ def _logit(density: float) -> float:
 
 def _ready(network: nn.Module, device: torch.device) -> nn.Module:
     network = network.to(device).requires_grad_(False)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return compile_(network, device)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

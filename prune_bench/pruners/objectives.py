@@ -50,8 +50,8 @@ def forward_kl(pair: Pair, batch: Batch) -> Tensor:
 def loss_change(pair: Pair, batch: Batch) -> Tensor:
     """|L(sparse) / L(dense) - 1|."""
     x, y = batch
-    dense = pair.dense(x).transpose(0, 1).flatten(1)
-    return (cross_entropies(pair.sparse(x), y, pair.lanes) / cross_entropies(dense, y, pair.lanes) - 1).abs()
+    dense = cross_entropies(pair.dense(x).transpose(0, 1).flatten(1), y, pair.lanes)
+    return (cross_entropies(pair.sparse(x), y, pair.lanes) / dense - 1).abs()
 
 
 def feature_mse(pair: Pair, batch: Batch) -> Tensor:

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from prune_bench.config import Precision
-from prune_bench.mask import prunable_weights
-from prune_bench.packing import lane_outputs, pack
+from prune_bench.packing import lane_outputs
 from prune_bench.precision import run_in
 
 
@@ -53,45 +52,52 @@ class Dense:
 
     Attributes:
         network: The distinct ones, packed.
-        places: For each lane, which of them is its own.
+        places: For each lane, which of them is its own; int64 [lanes], on the network's device.
+        first: For each of them, the first lane of which it is; int64 [count], there too.
     """
 
     network: nn.Module
-    places: tuple[int, ...]
+    places: Tensor
+    first: Tensor
 
     @classmethod
-    def of(cls, networks: Sequence[nn.Module], streams: Sequence[int]) -> Dense:
-        """The networks of a pack's lanes, those once that are equal and see the same batches.
-
-        Args:
-            networks: Each lane's.
-            streams: For each lane, which batches it sees: the same number, the same batches.
-        """
-        first: list[int] = []
-        places = []
-        for lane, network in enumerate(networks):
-            same = [i for i, f in enumerate(first) if streams[f] == streams[lane] and _equal(networks[f], network)]
-            places.append(same[0] if same else len(first))
-            first += [] if same else [lane]
-        return cls(pack([networks[lane] for lane in first]), tuple(places))
-
-    @property
-    def count(self) -> int:
-        """How many distinct ones there are."""
-        return max(self.places) + 1
+    def of(cls, network: nn.Module, places: Sequence[int], device: torch.device) -> Dense:
+        """Distinct networks side by side, and which is which lane's."""
+        first = [places.index(place) for place in range(max(places) + 1)]
+        return cls(network, *(torch.tensor(numbers, device=device) for numbers in (places, first)))
 
     def inputs(self, x: Tensor) -> Tensor:
         """What the distinct networks are given: [B, lanes x C, ...] to [B, count x C, ...]."""
-        if self.count == len(self.places):
+        if len(self.first) == len(self.places):
             return x
-        first = [self.places.index(place) for place in range(self.count)]
-        chosen: Tensor = x.unflatten(1, (len(self.places), -1))[:, first]
-        return chosen.flatten(1, 2)
+        apart: Tensor = x.unflatten(1, (len(self.places), -1))
+        return apart.index_select(1, self.first).flatten(1, 2)
 
     def spread(self, outputs: Tensor) -> Tensor:
         """To each lane its own: [B, count x F] to [lanes, B, F]."""
-        apart: Tensor = lane_outputs(outputs, self.count)
-        return apart if self.count == len(self.places) else apart[list(self.places)]
+        apart: Tensor = lane_outputs(outputs, len(self.first))
+        return apart if len(self.first) == len(self.places) else apart.index_select(0, self.places)
+
+
+def distinct(networks: Sequence[nn.Module], streams: Sequence[int]) -> tuple[int, ...]:
+    """For each lane's network its number among the distinct ones: those that are equal and see the same batches.
+
+    Args:
+        networks: Each lane's.
+        streams: For each lane, which batches it sees: the same number, the same batches.
+    """
+    first: list[int] = []
+    places = []
+    for lane, network in enumerate(networks):
+        same = [i for i, f in enumerate(first) if streams[f] == streams[lane] and _equal(networks[f], network)]
+        places.append(same[0] if same else len(first))
+        first += [] if same else [lane]
+    return tuple(places)
+
+
+def _equal(one: nn.Module, other: nn.Module) -> bool:
+    values, others = ([*network.parameters(), *network.buffers()] for network in (one, other))
+    return all(torch.equal(a, b) for a, b in zip(values, others))
 
 
 @dataclass(frozen=True)
@@ -114,14 +120,6 @@ class Pair:
     against: Dense
     precision: Precision = "float32"
 
-    @classmethod
-    def of(cls, network: nn.Module, mask: Mapping[str, Tensor], lanes: int = 1) -> Pair:
-        """A network, or a packed one, and itself under a mask given by layer."""
-        weights = {name: weight.detach() for name, weight in prunable_weights(network).items()}
-        layout = Layout(weights, lanes)
-        flat, flat_mask = layout.flatten(weights, lanes), layout.flatten(mask, lanes)
-        return cls(network, layout, flat, flat_mask, Dense(network, tuple(range(lanes))))
-
     @property
     def lanes(self) -> int:
         """Networks that stand side by side."""
@@ -140,8 +138,3 @@ class Pair:
         """f(x; w), without gradient: logits [lanes, B, classes]."""
         with torch.no_grad():
             return self.against.spread(run_in(self.precision, self.against.network, self.against.inputs(x)))
-
-
-def _equal(one: nn.Module, other: nn.Module) -> bool:
-    values = zip(one.state_dict().values(), other.state_dict().values())
-    return all(torch.equal(a, b) for a, b in values)

@@ -52,7 +52,7 @@ class Match:
         name: The published method, as ``method, control, search, at pruning point``; empty if there is none.
         rows: Its rows of :func:`published_table`.
         why: Why there is none; empty if there is.
-        note: A known fault of the code behind them; empty if none is known.
+        note: A known fault of the code behind them, and the precision measured in if it is a reduced one.
     """
 
     name: str
@@ -212,7 +212,9 @@ def _match(record: dict[str, Any], train: dict[str, Any]) -> Match:
     if rows.empty:
         return Match(name="", rows=rows, why=f"no published row for {method} {how} at {point}".replace("  ", " "))
     name = ", ".join(part for part in (method, *how.split(","), f"at {point}") if part)
-    return Match(name=name, rows=rows, note=NOTES.get(record["method"], ""))
+    said = {train.get("precision", "float32"), record["options"].get("precision", "float32")} - {"float32"}
+    reduced = [f"measured with passes in {' and '.join(sorted(said))}"] if said else []
+    return Match(name=name, rows=rows, note="; ".join([*reduced, *filter(None, [NOTES.get(record["method"])])]))
 
 
 def _published_name(record: dict[str, Any]) -> tuple[str, str, str]:

@@ -43,10 +43,12 @@ class OpenPack:
 
     Attributes:
         keys: All its lanes.
+        seeds: Of each lane.
         wanted: The lanes whose outcome is wanted.
     """
 
     keys: Pack
+    seeds: tuple[int, ...]
     wanted: Pack
 
 
@@ -60,15 +62,19 @@ def open_packs(packs: list[Pack], todo: Mapping[str, Stage], store: Store) -> li
     left = dict.fromkeys(todo)
     for pack in packs:
         for key in pack if any(k in todo for k in pack) else ():
-            begun = _company(key, store) if key not in todo else ()
+            begun, seeds = _company(key, store) if key not in todo else ((), ())
             if wanted := tuple(k for k in begun if k in left):
-                found.append(OpenPack(begun, wanted))
+                found.append(OpenPack(begun, seeds, wanted))
                 left = {k: None for k in left if k not in wanted}
     rest = [tuple(key for key in pack if key in left) for pack in packs]
-    return found + [OpenPack(keys, keys) for keys in rest if keys]
+    return found + [OpenPack(keys, tuple(todo[key].spec["seed"] for key in keys), keys) for keys in rest if keys]
 
 
-def _company(key: str, store: Store) -> Pack:
-    """The lanes a finished stage was computed with; empty if it was alone."""
+def _company(key: str, store: Store) -> tuple[Pack, tuple[int, ...]]:
+    """The lanes a finished stage was computed with, and their seeds; empty if it was alone."""
     artifact = store.read(key)
-    return () if artifact is None else tuple(artifact.record.get("packed", ()))
+    if artifact is None or "packed" not in artifact.record:
+        return (), ()
+    keys = tuple(artifact.record["packed"])
+    # What was packed before seeds were noted had nothing in common but its data.
+    return keys, tuple(artifact.record.get("packed_seeds", range(len(keys))))

@@ -125,7 +125,9 @@ class _Planner:
 def _said(options: Any) -> dict[str, Any]:
     """Options as plain values, as far as they belong in a key.
 
-    The precision there always was is left unsaid, so that what was computed before there was another is found again.
+    A precision that is the default is left unsaid: what was computed before there was a choice is found again.
     """
     values = asdict(options)
-    return {name: value for name, value in values.items() if (name, value) != ("precision", "float32")}
+    if "precision" in values and values["precision"] == type(options).precision:
+        del values["precision"]
+    return values

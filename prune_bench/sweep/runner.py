@@ -6,9 +6,9 @@ import heapq
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from prune_bench.config import Devices, Limits
+from prune_bench.config import Limits
 from prune_bench.sweep.claims import Claims
 from prune_bench.sweep.executors import Executor, Job, Outcome
 from prune_bench.sweep.failures import Failure, failures_of, read_failure, write_failure
@@ -46,7 +46,7 @@ Watch = Callable[[Progress, str | None], None]
 
 
 def run_plan(
-    todo: dict[str, Stage], packs: list[Pack], store: Store, executor: Executor, *, devices: Devices, limits: Limits,
+    todo: dict[str, Stage], packs: list[Pack], store: Store, executor: Executor, *, threads: int, limits: Limits,
     watch: Watch,
 ) -> Progress:  # fmt: skip
     """Computes ``todo``.
@@ -56,13 +56,13 @@ def run_plan(
         packs: Which of the plan's stages are computed side by side.
         store: Where artifacts go; other sweeps may be at work on it.
         executor: Where stages run.
-        devices: How a slot computes.
+        threads: CPU threads a slot.
         limits: How long a stage may take.
         watch: Told after every change, and twice a second; its second argument is the key of a stage that was just
             finished, or None.
     """
     with Claims(store.files) as claims:
-        return _Run(todo, open_packs(packs, todo, store), store, executor, claims, devices, limits, watch).run()
+        return _Run(todo, open_packs(packs, todo, store), store, executor, claims, threads, limits, watch).run()
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ class _Running:
 class _Run:
     def __init__(
         self, todo: dict[str, Stage], packs: list[OpenPack], store: Store, executor: Executor, claims: Claims,
-        devices: Devices, limits: Limits, watch: Watch,
+        threads: int, limits: Limits, watch: Watch,
     ) -> None:  # fmt: skip
         self._todo, self._packs, self._store, self._executor = todo, packs, store, executor
-        self._claims, self._devices, self._limits, self._watch = claims, devices, limits, watch
+        self._claims, self._threads, self._limits, self._watch = claims, threads, limits, watch
         self._progress = Progress(todo, len(executor.devices))
         self._pack_of = {key: i for i, pack in enumerate(packs) for key in pack.wanted}
         self._waits = [{k for key in pack.wanted for k in todo[key].inputs.values() if k in todo} for pack in packs]
@@ -161,8 +161,9 @@ class _Run:
         lanes = tuple(self._todo[key] if key in keys else None for key in self._packs[pack].keys)
         limit = self._limits.stage_seconds
         job = Job(
-            lanes=lanes, pack=self._packs[pack].keys, store=self._store.location, device=self._executor.devices[slot],
-            devices=self._devices, limits=self._limits,
+            lanes=lanes, pack=self._packs[pack].keys, seeds=self._packs[pack].seeds,
+            store=self._store.location, threads=self._threads,
+            device=self._executor.devices[slot], limits=self._limits,
         )  # fmt: skip
         self._progress.running |= dict.fromkeys(keys, time.time())
         self._watch(self._progress, None)  # an executor of this process comes back when all is over
@@ -224,7 +225,7 @@ class _Run:
 
     def _split(self, job: _Running) -> None:
         for key in job.keys:
-            self._packs.append(OpenPack(self._packs[job.pack].keys, (key,)))
+            self._packs.append(replace(self._packs[job.pack], wanted=(key,)))
             self._lives.append(1)
             self._waits.append(set())
             self._pack_of[key] = len(self._packs) - 1

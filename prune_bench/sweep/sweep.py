@@ -185,7 +185,7 @@ def _run(
                 packs,
                 store,
                 executor,
-                devices=experiment.devices,
+                threads=experiment.devices.threads,
                 limits=experiment.limits,
                 watch=watch,
             )

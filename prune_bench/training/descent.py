@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prune_bench.compiling import compile_
 from prune_bench.config import Recipe
 from prune_bench.mask import Mask, prunable_weights
 from prune_bench.packing import lane_outputs
@@ -31,7 +30,6 @@ class Descent:
         # Convolutions of few channels are 10 to 30 % faster so, on the CPU too; values do not change.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         mask.apply_(network)
-        compile_(network, next(network.parameters()).device)
         self.network, self.recipe, self.lanes = network, recipe, lanes
         self._parameters = [p for p in network.parameters() if p.requires_grad]
         weights = prunable_weights(network)

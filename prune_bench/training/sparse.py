@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from prune_bench.compiling import eager
 from prune_bench.config import Recipe
 from prune_bench.data.protocol import Batch, DataSet, EvaluationData
 from prune_bench.mask import Mask
@@ -192,9 +191,8 @@ def evaluate_lanes(network: nn.Module, batches: Iterator[Batch], lanes: int) -> 
     """
     was_training, scores = network.training, None
     network.eval()
-    with eager():  # few batches, of other shapes
-        for x, y in batches:
-            scores = LaneScores(lanes).to(x.device) if scores is None else scores
-            scores.update(lane_outputs(network(x), lanes), y.view(lanes, -1))
+    for x, y in batches:
+        scores = LaneScores(lanes).to(x.device) if scores is None else scores
+        scores.update(lane_outputs(network(x), lanes), y.view(lanes, -1))
     network.train(was_training)
     return [] if scores is None else scores.compute()

@@ -15,9 +15,10 @@ from prune_bench.mask import prunable_weights
 from prune_bench.pruners import pruners
 from prune_bench.pruners.concrete import CtsOptions
 from prune_bench.pruners.objectives import OBJECTIVES
-from prune_bench.pruners.pair import Pair
 from prune_bench.randomness import generator
 from prune_bench.training import fit
+
+from .pairs import pair_of
 
 
 class Twelve(nn.Module):
@@ -152,7 +153,7 @@ def test_density_one_keeps_everything_without_a_search(problem):
 def test_kl_divergences_have_the_direction_their_name_says(problem):
     network, x, y = problem
     mask = {"fc.weight": torch.rand(4, 3)}
-    pair = Pair.of(network, mask)
+    pair = pair_of(network, mask)
     w = network.fc.weight.detach()
     p, q = (x @ w.T).softmax(1), (x @ (w * mask["fc.weight"]).T).softmax(1)
     reverse = (q * (q / p).log()).sum(1).mean()
@@ -165,7 +166,7 @@ def test_loss_change_and_gradient_norm_by_hand(problem):
     network, x, y = problem
     m = torch.rand(4, 3)
     w = network.fc.weight.detach()
-    pair = Pair.of(network, {"fc.weight": m})
+    pair = pair_of(network, {"fc.weight": m})
     sparse, dense = F.cross_entropy(x @ (w * m).T, y), F.cross_entropy(x @ w.T, y)
     assert float(OBJECTIVES["loss_change"].value(pair, (x, y))) == pytest.approx(
         float(abs(sparse / dense - 1)), rel=1e-4
@@ -182,8 +183,8 @@ def test_matching_objectives_are_zero_for_the_full_mask_and_above_it_otherwise(t
     torch.manual_seed(0)
     some = {n: torch.rand_like(w) for n, w in weights.items()}
     value = OBJECTIVES[name].value
-    assert float(value(Pair.of(tiny, ones), batch).detach()) == pytest.approx(0, abs=1e-12)
-    assert float(value(Pair.of(tiny, some), batch).detach()) > 1e-3
+    assert float(value(pair_of(tiny, ones), batch).detach()) == pytest.approx(0, abs=1e-12)
+    assert float(value(pair_of(tiny, some), batch).detach()) > 1e-3
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import prune_bench as pb
-from prune_bench.config import Devices, Limits, make_experiment
+from prune_bench.config import Limits, make_experiment
 from prune_bench.errors import ConfigError
 from prune_bench.sweep import compute
 from prune_bench.sweep.executors import Job, find_devices, make_executor
@@ -28,7 +28,8 @@ def devices(*words):
 
 def job(store, **limits):
     return Job(
-        lanes=(STAGE,), pack=(STAGE.key,), store=str(store), device="cpu", devices=Devices(), limits=Limits(**limits)
+        lanes=(STAGE,), pack=(STAGE.key,), seeds=(0,), store=str(store), device="cpu", threads=1,
+        limits=Limits(**limits),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import prune_bench as pb
-from prune_bench.config import Devices, Limits
+from prune_bench.config import Limits
 from prune_bench.parallel import rank
 from prune_bench.sweep.executors import Job
 from prune_bench.sweep.executors.base import run_job
@@ -31,7 +31,7 @@ STAGE = Stage("training", "a training", {"name": "nothing"}, {"state": "state-go
 
 def job(store, **limits):
     return Job(
-        lanes=(STAGE,), pack=(STAGE.key,), store=str(store), device="cpu+cpu", devices=Devices(),
+        lanes=(STAGE,), pack=(STAGE.key,), seeds=(0,), store=str(store), device="cpu+cpu", threads=1,
         limits=Limits(**limits),
     )  # fmt: skip
 

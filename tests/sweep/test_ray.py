@@ -218,7 +218,7 @@ def test_a_node_and_a_worker_that_are_lost_in_mid_sweep_cost_nothing(cluster, ma
 
     plan, store = sweep.prepare(make_experiment(TINY, [f"output={tmp_path}", *SMALL])), Store(tmp_path / "store")
     packs = [(key,) for key in plan.stages]
-    progress = run_plan(plan.stages, packs, store, executor, devices=Devices(), limits=Limits(), watch=lose)
+    progress = run_plan(plan.stages, packs, store, executor, threads=1, limits=Limits(), watch=lose)
     assert losses == ["node", "worker"]
     assert progress.failed == {}
     assert content(tmp_path) == content(inline)

@@ -5,7 +5,7 @@ from concurrent.futures import BrokenExecutor, Future
 
 import pytest
 
-from prune_bench.config import Devices, Limits
+from prune_bench.config import Limits
 from prune_bench.sweep import runner
 from prune_bench.sweep.claims import Claims
 from prune_bench.sweep.executors import Outcome
@@ -70,7 +70,7 @@ def run(stages, executor, packs=None, limits=None, watch=lambda progress, finish
     todo = {s.key: s for s in stages}
     keys = [tuple(s.key for s in pack) for pack in packs or [(s,) for s in stages]]
     limits = limits or Limits()
-    return run_plan(todo, keys, executor.store, executor, devices=Devices(), limits=limits, watch=watch)
+    return run_plan(todo, keys, executor.store, executor, threads=1, limits=limits, watch=watch)
 
 
 def test_the_longest_chain_goes_first_and_every_stage_after_its_inputs(store):

@@ -75,7 +75,6 @@ def test_every_stage_stands_after_its_inputs():
         "train.rewind_epoch=3",
         "train.pack=1",
         "train.precision=float32",
-        "devices.compile=true",
     ],
 )
 def test_what_changes_no_outcome_changes_no_key(word):

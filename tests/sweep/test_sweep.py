@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 import prune_bench as pb
-from prune_bench.config import Devices, Limits, load_experiment, make_experiment
+from prune_bench.config import Limits, load_experiment, make_experiment
 from prune_bench.sweep import compute, sweep
 from prune_bench.sweep.executors.processes import ProcessExecutor
 from prune_bench.sweep.graph import missing_stages
@@ -174,7 +174,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_stage_tried_again(tmp_path)
     try:
         todo = missing_stages(plan, store)
         progress = run_plan(
-            todo, [(key,) for key in todo], store, executor, devices=Devices(), limits=Limits(), watch=kill_once
+            todo, [(key,) for key in todo], store, executor, threads=1, limits=Limits(), watch=kill_once
         )
     finally:
         executor.close()

@@ -14,10 +14,10 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prune_bench.config import Devices, Limits
+from prune_bench.config import Limits
 from prune_bench.sweep.executors.ranks import RankError, launch
 from prune_bench.sweep.failures import Failure
 from prune_bench.sweep.logs import log_name, stage_log
@@ -39,7 +39,8 @@ class Job:
         pack: The keys of all lanes.
         store: Where the store is.
         device: As torch names it; several that share the stage are joined by ``+``.
-        devices: How many CPU threads it may use, and whether networks are compiled.
+        threads: CPU threads.
+        seeds: Of all lanes: those of one seed have their data in common and, in a search, the dense network.
         limits: How long a stage may take, and how often a training writes a checkpoint.
     """
 
@@ -47,7 +48,8 @@ class Job:
     pack: tuple[str, ...]
     store: str
     device: str
-    devices: Devices
+    threads: int
+    seeds: tuple[int, ...]
     limits: Limits
 
 
@@ -161,32 +163,40 @@ def _at_most(seconds: float | None) -> Iterator[None]:
 def _do(place: str, job: Job, lanes: tuple[Stage | None, ...]) -> None:
     import torch
 
-    from prune_bench.compiling import compiling
     from prune_bench.memory import keep_freed_memory
     from prune_bench.parallel import rank
     from prune_bench.sweep.compute import compute, made_by
 
-    torch.set_num_threads(job.devices.threads)
+    torch.set_num_threads(job.threads)
     keep_freed_memory()
     store, device = Store(job.store), torch.device(place)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    wanted = next(stage for stage in lanes if stage is not None)
-    # A lane that is not wanted is filled with one that is: the shapes, and with them the bits, stay the pack's.
-    stages = [wanted if lane is None else lane for lane in lanes]
-    inputs = {stage.key: _read_inputs(stage, store) for stage in stages}
+    stages = _filled(lanes, job.seeds)
+    inputs = [_read_inputs(stage, store) for stage in stages]
     checkpoint = _checkpoint(job, stages)
-    with compiling(job.devices.compile):
-        artifacts = compute(stages, [inputs[stage.key] for stage in stages], device, checkpoint)
+    artifacts = compute(stages, inputs, device, checkpoint)
     if rank() != 0:
         return
     for lane, artifact in zip(lanes, artifacts):
         if lane is not None:
             record = {"made_by": made_by(device, len(lanes)), **artifact.record}
             if len(lanes) > 1:
-                record["packed"] = list(job.pack)
+                record |= {"packed": list(job.pack), "packed_seeds": list(job.seeds)}
             store.write(lane.key, Artifact(record, artifact.tensors))
     checkpoint.remove()
+
+
+def _filled(lanes: tuple[Stage | None, ...], seeds: tuple[int, ...]) -> list[Stage]:
+    """The lanes, each that is not wanted filled with one that is.
+
+    Shapes, and which lanes have what in common, stay the pack's, and with them the bits: a filler is of its lane's
+    own seed, or passes for it.
+    """
+    wanted = [stage for stage in lanes if stage is not None]
+    of_seed = {stage.spec["seed"]: stage for stage in reversed(wanted)}
+    passing = {seed: replace(wanted[0], spec=wanted[0].spec | {"seed": seed}) for seed in seeds}
+    return [lane or of_seed.get(seed) or passing[seed] for lane, seed in zip(lanes, seeds)]
 
 
 def _checkpoint(job: Job, stages: list[Stage]) -> Checkpoint:
