@@ -10,19 +10,26 @@ import pytest
 from prune_bench.memory import keep_freed_memory
 
 STEPS = """
-import resource, sys
-import torch
+import resource, sys, torch
+from prune_bench.config import Recipe
+from prune_bench.mask import Mask
 from prune_bench.memory import keep_freed_memory
+from prune_bench.models import build_model
+from prune_bench.packing import pack
+from prune_bench.training.descent import Descent
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-layers = [torch.nn.Conv2d(64, 64, 3, padding=1) for _ in range(4)]
-network, x = torch.nn.Sequential(*layers, torch.nn.ReLU()), torch.randn(64, 64, 8, 8)
-faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for step in range(12):
-    before = faults() if step == 2 else (before if step > 2 else 0)
-    network(x).sum().backward()
-print(faults() - before)
+random = torch.Generator().manual_seed(0)
+shape = {"in_channels": 1, "image_size": 8, "num_classes": 10, "generator": random}
+network = pack([build_model("resnet8", {"width": 8}, **shape) for _ in range(8)])
+descent = Descent(network, Mask.full(network), Recipe(), lanes=8)
+x, y = torch.randn(64, 8, 8, 8), torch.zeros(8, 64, dtype=torch.long)
+def faults():
+    for _ in range(10):
+        descent.step(x, y)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(-faults() + faults())
 """
 
 

@@ -19,7 +19,7 @@ from prune_bench.sweep.stages import Stage
 from tests.sweep.test_sweep import TINY, run
 
 SNIP = ("prune_at=[init]", "methods={snip: {}, magnitude: {}}", "variants=[original]", "train.pack=1")
-STAGE = Stage("state", "a state", {"name": "nothing"})
+STAGE = Stage("state", "a state", {"name": "nothing", "seed": 0})
 
 
 def devices(*words):

@@ -12,6 +12,7 @@ from prune_bench.errors import ConfigError
 from prune_bench.sweep import compute, sweep
 from prune_bench.sweep.pack_sizes import pack_sizes
 from prune_bench.sweep.packs import OpenPack, make_packs, open_packs
+from prune_bench.sweep.stages import Stage
 from prune_bench.sweep.store import Artifact, Store
 
 TINY = {
@@ -76,15 +77,36 @@ def test_a_network_that_cannot_be_packed_is_not_and_says_so_when_it_is_asked_for
 
 def test_a_pack_that_was_begun_is_opened_as_it_was_and_strangers_are_left_out(tmp_path):
     store = Store(tmp_path)
-    todo = dict.fromkeys(["training-b", "training-d", "training-f"])
-    store.write("training-a", Artifact({"packed": ["training-a", "training-b", "training-x"]}))
-    store.write("training-c", Artifact({"packed": ["training-c", "training-y"]}))
+    todo = {key: Stage("training", "", {"seed": 7}) for key in ("training-b", "training-d", "training-f")}
+    record = {"packed": ["training-a", "training-b", "training-x"], "packed_seeds": [4, 4, 5]}
+    store.write("training-a", Artifact(record))
+    store.write("training-c", Artifact({"packed": ["training-c", "training-y"], "packed_seeds": [6, 7]}))
     planned = [("training-a", "training-b"), ("training-c", "training-d"), ("training-e", "training-f")]
     assert open_packs(planned, todo, store) == [
-        OpenPack(("training-a", "training-b", "training-x"), ("training-b",)),
-        OpenPack(("training-d",), ("training-d",)),
-        OpenPack(("training-f",), ("training-f",)),
+        OpenPack(("training-a", "training-b", "training-x"), (4, 4, 5), ("training-b",)),
+        OpenPack(("training-d",), (7,), ("training-d",)),
+        OpenPack(("training-f",), (7,), ("training-f",)),
     ]
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2, 3])
+def test_a_search_that_shared_a_dense_network_is_found_again_with_the_same_bits(tmp_path, lost):
+    words = ["methods={cts_kl: {steps: 12, batch_size: 32}}", "seeds=[0,1]", "train.pack=4"]
+    assert run(tmp_path, *words) == 0
+    store = Store(tmp_path / "store")
+    paths = sorted((tmp_path / "store" / "ranking").rglob("*.safetensors"))
+    found = {path: store.read(f"ranking-{path.stem}") for path in paths}
+    assert [len(artifact.record["packed"]) for artifact in found.values()] == [4] * 4
+    assert found[paths[0]].record["packed_seeds"] == [0, 0, 1, 1]
+    paths[lost].unlink()
+    for kind in ("ticket", "training", "result"):
+        for path in (tmp_path / "store" / kind).rglob("*.safetensors"):
+            path.unlink()
+    assert run(tmp_path, *words) == 0
+    for path, before in found.items():
+        again = store.read(f"ranking-{path.stem}")
+        assert all(np.array_equal(values, before.tensors[name]) for name, values in again.tensors.items())
+        assert again.record["curves"] == before.record["curves"]
 
 
 def test_packed_and_unpacked_cells_agree_up_to_the_order_of_sums(tmp_path):

@@ -26,7 +26,7 @@ SMALL = (
 )  # fmt: skip
 TOGETHER = (*SMALL, "devices.count=2", "devices.per_cell=2")
 
-STAGE = Stage("training", "a training", {"name": "nothing"}, {"state": "state-gone"})
+STAGE = Stage("training", "a training", {"name": "nothing", "seed": 0}, {"state": "state-gone"})
 
 
 def job(store, **limits):

@@ -58,7 +58,7 @@ def fails(job, failure, *labels):
 
 
 def stage(label, kind="training", cost=1.0, **inputs):
-    return Stage(kind, label, {"name": label}, {role: needed.key for role, needed in inputs.items()}, cost)
+    return Stage(kind, label, {"name": label, "seed": 0}, {role: needed.key for role, needed in inputs.items()}, cost)
 
 
 @pytest.fixture

@@ -96,6 +96,12 @@ def test_what_changes_outcomes_changes_every_result(word):
     assert not set(plan(word).cells.values()) & set(plan().cells.values())
 
 
+def test_the_precision_of_a_search_is_in_its_key_and_no_precision_in_what_was_computed_before_there_was_one():
+    old, new = plan(), plan("methods.cts.precision=bfloat16")
+    assert {c.method for c, key in old.cells.items() if new.cells[c] != key} == {"cts"}
+    assert not any("precision" in str(stage.spec) for stage in old.stages.values())
+
+
 def test_a_methods_option_changes_its_own_results_only():
     old, new = plan(), plan("methods.snip.samples_per_class=3")
     changed = {c.method for c, key in old.cells.items() if new.cells[c] != key}
