@@ -122,14 +122,24 @@ class Processes:
     """Processes that each train a cell when told to."""
 
     def __init__(self, case: Case, device: torch.device, steps: int) -> None:
-        self._steps, self._pipes = steps, []
+        self._steps, self._pipes, self._processes = steps, [], []
         context = multiprocessing.get_context("spawn")
         for seed in range(max(LANES)):
             ours, theirs = context.Pipe()
-            context.Process(target=_serve, args=(theirs, case, seed, device, steps), daemon=True).start()
+            process = context.Process(target=_serve, args=(theirs, case, seed, device, steps), daemon=True)
+            process.start()
+            theirs.close()
+            self._processes.append(process)
             self._pipes.append(ours)
         for pipe in self._pipes:
             pipe.recv()
+
+    def close(self) -> None:
+        """Ends them: idle ones hold memory, of a GPU too."""
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join()
 
     def seconds(self, k: int) -> float:
         """Seconds a cell's step with ``k`` of them at work."""
@@ -194,8 +204,8 @@ def together(cells: Sequence[Cell]) -> list[Way]:
     return ways
 
 
-def case_rows(case: Case, device: torch.device, steps: int) -> tuple[list[Row], list[str]]:
-    """Every way of a case, and a line for each that could not be set up."""
+def timed(case: Case, device: torch.device, steps: int, runs: int) -> tuple[list[Row], Times, list[str]]:
+    """Every way of a case and its times, and a line for each that could not be set up."""
     cells = [Cell.of(case, seed, device, epochs=1) for seed in range(max(LANES))]
     against, rows, failed = f"{case.name}: bare loop", [], []
     packed = [way for k in LANES for way in together(cells[:k])]
@@ -211,7 +221,10 @@ def case_rows(case: Case, device: torch.device, steps: int) -> tuple[list[Row], 
         )
     processes = Processes(case, device, steps)
     rows += [Row(f"{case.name}: {k} processes", partial(processes.seconds, k), "step", against) for k in LANES]
-    return rows, failed
+    try:
+        return rows, interleave(rows, runs), failed
+    finally:
+        processes.close()
 
 
 def laid_out(rows: Sequence[Row], times: Times) -> Table:
@@ -231,13 +244,13 @@ def main() -> None:
     args = parser.parse_args()
     settle()
     gpu = args.device.type == "cuda"
-    rows, notes = case_rows(SMOKE, args.device, 100 if gpu else 20)
+    rows, times, notes = timed(SMOKE, args.device, 100 if gpu else 20, args.runs)
     if gpu or args.all:
-        large, failed = case_rows(RESNET20, args.device, 20 if gpu else 1)
-        rows, notes = rows + large, notes + failed
+        large, more, failed = timed(RESNET20, args.device, 20 if gpu else 1, args.runs)
+        rows, times, notes = rows + large, times | more, notes + failed
     if not gpu:
         notes.append("CUDA graphs, streams, compiled and other single cells: only on a GPU (--device cuda)")
-    show(laid_out(rows, interleave(rows, args.runs)), args.device, *notes)
+    show(laid_out(rows, times), args.device, *notes)
 
 
 if __name__ == "__main__":

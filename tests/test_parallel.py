@@ -210,3 +210,14 @@ def test_a_callers_own_process_group_makes_no_ranks(monkeypatch):
     x = torch.arange(4.0)
     assert parallel.ranks() == 1
     assert parallel.share(x) is x and parallel.summed(x) is x
+
+
+def test_normalisation_of_a_share_in_bfloat16_sums_in_float32():
+    torch.manual_seed(0)
+    x, weight, bias = (3 + torch.randn(300, 4, 2, 2)).bfloat16(), torch.rand(4), torch.rand(4)
+    running = [[torch.zeros(4), torch.ones(4)] for _ in range(2)]
+    ours = parallel._batch_norm(x, *running[0], weight, bias, training=True, momentum=0.1, eps=1e-5)
+    theirs = nn.functional.batch_norm(x, *running[1], weight, bias, training=True)
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(running[0], running[1], rtol=1e-5, atol=1e-5)
