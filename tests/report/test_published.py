@@ -52,6 +52,16 @@ def test_the_table_is_whole():
     assert (row.accuracy, row["std"], row.how, row.prune_at) == (91.523, 0.109, "gradbalance,long", "init")
 
 
+def test_a_reduced_precision_is_told_beside_the_published_row(tmp_path):
+    methods = {"synflow": options("synflow"), "cts": options("cts", epochs=20, precision="tf32")}
+    rows, _ = by_method(published_run(tmp_path / "full", methods))
+    assert "passes in" not in rows["synflow"]["note"]
+    assert rows["cts"]["note"] == "measured with passes in tf32"
+    rows, _ = by_method(published_run(tmp_path / "reduced", methods, "train.precision=bfloat16"))
+    assert rows["synflow"]["note"].startswith("measured with passes in bfloat16; the published code takes signs")
+    assert rows["cts"]["note"] == "measured with passes in bfloat16 and tf32"
+
+
 def test_the_headline_is_the_papers():
     told = headline_table().set_index("method")
     assert tuple(told.loc["cts_kl", ["accuracy", "minutes"]]) == (74.0, 7.9)
