@@ -105,7 +105,8 @@ class ConcreteTicketSearch(Pruner):
 
     def on_train_start(self) -> None:
         """Sets every logit to its density's, and the weights aside as constants."""
-        lanes, networks = len(self.lanes), [lane.network for lane in self.lanes]
+        # Lightning has moved this search to the device, and not those that run with it.
+        lanes, networks = len(self.lanes), [lane.network.to(self.device) for lane in self.lanes]
         self._packed = _ready(pack(networks), self.device)
         places = distinct(networks, self._streams)
         first = [networks[places.index(place)] for place in range(max(places) + 1)]
@@ -114,7 +115,7 @@ class ConcreteTicketSearch(Pruner):
         self._against = Dense.of(self._dense, places, self.device)
         weights = prunable_weights(self._packed)
         self._layout = Layout(weights, lanes)
-        self._weights_flat = self._layout.flatten(weights, lanes)
+        self._weights_flat = self._layout.flatten(weights)
         self._kept = [kept_count(lane._density, self._weights_flat.shape[1]) for lane in self.lanes]
         self._random = [generator(lane.seed, "concrete", lane._density, device=self.device) for lane in self.lanes]
         self._objective = OBJECTIVES[self.options.objective]
@@ -154,7 +155,7 @@ class ConcreteTicketSearch(Pruner):
         if all(lane._density == 1.0 for lane in self.lanes):
             return
         tops = [ranking.top(kept) for ranking, kept in zip(rankings, self._kept)]
-        mask = self._layout.flatten(Mask.side_by_side(tops), len(self.lanes))
+        mask = self._layout.flatten(Mask.side_by_side(tops))
         pair = replace(self._pair(mask.to(logits.dtype)), precision="float32")
         values = self._objective.value(pair, self._last).tolist()
         for lane, keep, own, value in zip(self.lanes, mask, logits, values):

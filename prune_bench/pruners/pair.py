@@ -26,12 +26,13 @@ class Layout:
     """
 
     def __init__(self, weights: Mapping[str, Tensor], lanes: int) -> None:
+        self._lanes = lanes
         self._shapes = {name: (len(weight) // lanes, *weight.shape[1:]) for name, weight in weights.items()}
         self.sizes = [weight.numel() // lanes for weight in weights.values()]
 
-    def flatten(self, layers: Mapping[str, Tensor], lanes: int) -> Tensor:
+    def flatten(self, layers: Mapping[str, Tensor]) -> Tensor:
         """Tensors of the weights' shapes as one, [lanes, N]."""
-        return torch.cat([layers[name].reshape(lanes, -1) for name in self._shapes], 1)
+        return torch.cat([layers[name].reshape(self._lanes, -1) for name in self._shapes], 1)
 
     def layers(self, flat: Tensor) -> dict[str, Tensor]:
         """[lanes, N], or [N] of a single lane, as tensors of the packed weights' shapes."""

@@ -98,7 +98,8 @@ class LotteryTicketRewinding(Pruner):
 
     def on_train_start(self) -> None:
         """Keeps the rewind state: weights, normalisation, everything the network holds."""
-        self._packed = pack([lane.network for lane in self.lanes]).to(self.device)
+        # Lightning has moved this search to the device, and not those that run with it.
+        self._packed = pack([lane.network.to(self.device) for lane in self.lanes])
         self._rewind = copy.deepcopy(self._packed.state_dict())
         self._rankings, self._masks = [], []
         for lane in self.lanes:
