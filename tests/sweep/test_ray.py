@@ -236,7 +236,11 @@ def drive(tmp_path):
     def drive(*settings):
         words = [sys.executable, "-m", "prune_bench.cli", "sweep", "experiments/smoke.yaml", f"output={tmp_path}"]
         words += [*settings, "executor=ray", "devices.count=2", "wandb.mode=disabled"]
-        driver = subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True)
+        driver = subprocess.Popen(
+            words, stdout=subprocess.DEVNULL, start_new_session=True,
+            # A shell that runs these tests in the background has Ctrl-C ignored, and that is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         drivers.append(driver)
         # A cluster's nodes are children of this process too.
         while len(all_actors() - before) < 2 or not list((tmp_path / "store").glob("ranking/*/*.safetensors")):
