@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prune_bench.errors import ConfigError, PruneBenchError
+from prune_bench.stopping import stop_signal, stopping_tidily
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,20 +25,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``prune-bench``; those of the process if None.
 
     Returns:
-        0 if all is well, 1 if some cells failed, 2 if the request was wrong and nothing was run, 130 after Ctrl-C.
+        0 if all is well, 1 if some cells failed, 2 if the request was wrong and nothing was run, 130 after Ctrl-C,
+        128 + n after signal n (:mod:`prune_bench.stopping`).
     """
     console = Console(width=None if sys.stdout.isatty() else 140)
     args = _parse(arguments)
-    try:
-        return int(args.command(args, console) or 0)
-    except PruneBenchError as error:
-        print(f"prune-bench: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+    with stopping_tidily():
+        try:
+            return int(args.command(args, console) or 0)
+        except PruneBenchError as error:
+            print(f"prune-bench: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return _say_stopped()
+        except OSError:
+            # A closed terminal fails the clean-up's last words too.
+            if stop_signal() is None:
+                raise
+            return _say_stopped()
+
+
+def _say_stopped() -> int:
+    """Says how to go on, if anybody can still read it; returns the exit status."""
+    number = stop_signal()
+    by = f" by {signal.Signals(number).name}" if number else ""
+    with contextlib.suppress(OSError):
         print(
-            "\nprune-bench: stopped; what is finished is kept, the same command goes on from there", file=sys.stderr
+            f"\nprune-bench: stopped{by}; what is finished is kept, the same command goes on from there",
+            file=sys.stderr,
         )
-        return 130
+    return 128 + (number or signal.SIGINT)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from prune_bench.sweep.executors.base import Job, Outcome, run_job
 from prune_bench.sweep.executors.ranks import follow
+from prune_bench.stopping import shield_resource_tracker
 
 
 class ProcessExecutor:
@@ -23,6 +24,7 @@ class ProcessExecutor:
     def __init__(self, devices: list[str]) -> None:
         self.devices = devices
         self._pools: list[ProcessPoolExecutor | None] = [None for _ in devices]
+        shield_resource_tracker()
 
     def submit(self, job: Job, slot: int) -> Future[Outcome]:
         """Starts the job in the slot's worker; the future raises ``BrokenExecutor`` if that or a rank of it dies."""
