@@ -1,6 +1,6 @@
 """Signals that ask a command to end: it ends as tidily as after Ctrl-C.
 
-Schedulers and containers send SIGTERM, a closed terminal sends SIGHUP, and SLURM sends SIGUSR1 ahead of its time limit
+Schedulers and containers send SIGTERM, a closed terminal sends SIGHUP, and SLURM sends SIGUSR1 ahead of its limit
 where a job asks for that (``--signal=USR1@60``).
 """
 

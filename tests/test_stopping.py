@@ -30,9 +30,8 @@ def experiment(tmp_path):
 
 def begin(experiment, *words, wrapper=()):
     folder = experiment.parent / "run"
-    command = [
-        *wrapper, sys.executable, "-m", "prune_bench.cli", "sweep", str(experiment), f"output={folder}", *WORDS, *words
-    ]  # fmt: skip
+    sweep = (sys.executable, "-m", "prune_bench.cli", "sweep", str(experiment))
+    command = [*wrapper, *sweep, f"output={folder}", *WORDS, *words]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 
+from prune_bench.stopping import shield_resource_tracker
 from prune_bench.sweep.executors.base import Job, Outcome, run_job
 from prune_bench.sweep.executors.ranks import follow
-from prune_bench.stopping import shield_resource_tracker
 
 
 class ProcessExecutor:
