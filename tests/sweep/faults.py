@@ -1,13 +1,17 @@
 """A sweep in a process of its own that can be killed, and an account of what was computed; for the fault tests."""
 
+import contextlib
 import io
 import json
 import multiprocessing
 import os
+import re
 import signal
+import sys
 import time
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 
 from prune_bench.config import make_experiment
@@ -20,6 +24,9 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [__name__, "prune_bench.sweep.compute", "lightning.pytorch", "prune_bench.report.build", "pyarrow.parquet"]
 )
+
+CRASHED = 99  # the exit code
+_OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir")
 
 EXPERIMENT = {
     "name": "faults",
@@ -43,11 +50,58 @@ def start(folder, *words):
     return child
 
 
+def start_and_crash(folder, crashes, *words):
+    """A sweep in a child process that dies, without any clean-up, before a file operation that none died before yet.
+
+    Args:
+        folder: The run's. Operations below it count: a file opened to be written, a rename, a removal, a new folder.
+        crashes: A file that holds the operations that a child has died before.
+        words: Laid over the experiment.
+    """
+    child = FORKS.Process(target=_sweep_and_crash, args=(str(folder), str(crashes), words))
+    child.start()
+    return child
+
+
 def kill(child):
     """SIGKILL; whether it was still running."""
     os.kill(child.pid, signal.SIGKILL)
     child.join()
     return child.exitcode == -signal.SIGKILL
+
+
+def children_of(pid):
+    """Worker processes of a sweep."""
+    found = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child.pid)
+    return found
+
+
+def _sweep_and_crash(folder, crashes, words):
+    known = set(Path(crashes).read_text().splitlines()) if Path(crashes).exists() else set()
+
+    def die(event, args):
+        if event not in _OPERATIONS or not str(args[0]).startswith(f"{folder}/"):
+            return
+        if event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR):
+            return
+        # Names hold keys, processes' ids and generations; an operation is one whatever these are.
+        name = re.sub(
+            r"[0-9a-f]{32}|(?<=/)[0-9a-f]{2}(?=/|$)|\d{3,}|\.\d+$",
+            "*",
+            str(args[1 if event == "os.rename" else 0])[len(folder) :],
+        )
+        if (operation := f"{event} {name}") not in known:
+            known.add(operation)
+            with open(crashes, "a") as account:
+                account.write(f"{operation}\n")
+            os._exit(CRASHED)
+
+    sys.addaudithook(die)
+    _sweep(folder, words)
 
 
 def _sweep(folder, words):
