@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import uuid
 
@@ -18,10 +19,15 @@ WORDS = ("prune_at=[init]", "methods={snip: {}, magnitude: {}}", "variants=[orig
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     assert run(folder, *WORDS)[0] == 0
-    return results(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(finished):
+    return results(finished)
 
 
 @pytest.fixture
@@ -133,9 +139,8 @@ def test_damage_of_any_kind_is_found_and_mended(whole, done, kind, damage):
 
 
 @pytest.fixture
-def done(tmp_path):
-    assert run(tmp_path, *WORDS)[0] == 0
-    return tmp_path
+def done(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 def needed_for(kind, other):
