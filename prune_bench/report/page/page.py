@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -56,8 +57,6 @@ def render_page(report: Report) -> str:
     Args:
         report: What to say.
     """
-    import vl_convert
-
     environment = Environment(
         loader=PackageLoader("prune_bench.report.page", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -76,10 +75,18 @@ def render_page(report: Report) -> str:
         words={"variants": VARIANTS, "marks": MARKS, "rule": RULE, "caption": CAPTION},
         style=(home / "page.css").read_text(),
         script=(home / "page.js").read_text(),
-        library=_inline(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")),
+        library=_library(),
         data=_json({name: columns(table) for name, table in report.tables.items()}),
         charts=_json([asdict(chart) for chart in report.charts]),
     )
+
+
+@functools.cache
+def _library() -> str:
+    """The scripts that draw the charts. Bundling them takes more than a second, and gives the same every time."""
+    import vl_convert
+
+    return _inline(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
 def _methods(summary: pd.DataFrame) -> list[dict[str, Any]]:
