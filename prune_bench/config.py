@@ -72,8 +72,8 @@ class Recipe:
     products in that. Weights, losses, evaluation and saliency scores are float32 in any case."""
     pack: Positive | Literal["auto"] = "auto"
     """Cells that are trained or searched side by side in one process, at most; 1 for each by itself. `auto` packs
-    small networks on the CPU, and on a GPU what `prune-bench doctor` has found to pay. It changes nothing but the order of
-    floating-point sums."""
+    small networks on the CPU, and on a GPU what `prune-bench doctor` has found to pay. It changes nothing but the
+    order of floating-point sums."""
 
 
 @dataclass(frozen=True, kw_only=True)

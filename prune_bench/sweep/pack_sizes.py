@@ -60,7 +60,7 @@ class PinnedSizes:
     has the packs that it began with.
 
     Args:
-        folder: The run's; it exists.
+        folder: The run's; where there is none yet, nothing is kept.
         network: The mark of its network.
         profiles: One a kind of GPU; what fits all of them is taken. Without any, nothing is packed.
     """
@@ -78,7 +78,7 @@ class PinnedSizes:
         if mark not in self._pinned:
             measured = [own.best_lanes(self._network, stage.step_images, precision) for own in self._profiles]
             lanes = min(_MOST, *(best or 1 for best in measured)) if measured else 1
-            self._pinned = write_lanes(self._folder, {mark: lanes})
+            self._pinned |= write_lanes(self._folder, {mark: lanes}) if self._folder.is_dir() else {mark: lanes}
         return self._pinned[mark]
 
 
