@@ -49,7 +49,9 @@ def pack_sizes(experiment: Experiment, data: DataSet, device: str) -> Callable[[
     if wanted != "auto":
         return lambda stage: wanted
     if device == "cuda":
-        return PinnedSizes(experiment.folder, network_mark(experiment, data), local_profiles())
+        return PinnedSizes(
+            experiment.folder, network_mark(experiment, data.input_shape, data.num_classes), local_profiles()
+        )
     return lambda stage: max(1, min(_MOST, _PIXELS // (stage.step_images * height * width)))
 
 

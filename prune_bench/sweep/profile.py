@@ -18,7 +18,6 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from prune_bench.config import Experiment, Precision
-from prune_bench.data.protocol import DataSet
 from prune_bench.gpus import visible_gpus
 from prune_bench.options import AboveZero, NonNegative, Positive, ZeroOrMore
 from prune_bench.places import cache_root
@@ -113,13 +112,13 @@ class DeviceProfile:
         return step.plain_ms if replayed is None else replayed
 
 
-def network_mark(experiment: Experiment, data: DataSet) -> str:
-    """The experiment's network on its data, in one line of JSON: name, options, input shape, classes."""
+def network_mark(experiment: Experiment, input_shape: tuple[int, ...], classes: int) -> str:
+    """The experiment's network on such images, in one line of JSON: name, options, input shape, classes."""
     from prune_bench.models import models
     from prune_bench.sweep.cells import read_choice
 
     model = read_choice(models, experiment.model, "model")
-    return json.dumps([model["name"], model["options"], list(data.input_shape), data.num_classes], sort_keys=True)
+    return json.dumps([model["name"], model["options"], list(input_shape), classes], sort_keys=True)
 
 
 def profile_path(versions: Versions) -> Path:
