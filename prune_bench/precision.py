@@ -46,6 +46,24 @@ def run_in(precision: Precision, network: Callable[[Tensor], Tensor], x: Tensor)
 
 
 @contextlib.contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Inside it cuDNN takes algorithms that give the same bits every time, and does not choose them by speed.
+
+    On a CPU nothing changes. ``torch.backends.cudnn.flags`` would do the same, and raises inside :func:`products`.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+
+
+@contextlib.contextmanager
 def products(precision: Precision) -> Iterator[None]:
     """Inside it a GPU's float32 products are rounded to TF32 if ``precision`` says so, and are whole if not.
 

@@ -188,6 +188,7 @@ def _run(
                 threads=experiment.devices.threads,
                 limits=experiment.limits,
                 watch=watch,
+                replay=experiment.devices.replay,
             )
             show(progress)
             keep(lambda: write_rates(experiment.folder, kind, measured_rates(todo, progress.done)), console)
