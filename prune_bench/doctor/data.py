@@ -34,7 +34,7 @@ def look(subject: Subject) -> Iterator[Line]:
     shape = " x ".join(str(size) for size in data.input_shape)
     words = f"{choice.name}: {data.samples:,} training images of {shape}, {data.num_classes} classes"
     size = sum(file.stat().st_size for file in (root / choice.name).glob("*.safetensors"))
-    words += f"; {size / 1e6:,.0f} MB at {root / choice.name}" if size else ""
+    words += f"; {size / 1e6:,.0f} MB at {root / choice.name}" if size > 1e6 else ""
     yield Line(name="data", verdict="pass", words=words, values=_values(True, data.input_shape, data.num_classes))
 
 
@@ -64,7 +64,7 @@ def _downloadable(download: Download, root: Path) -> Line:
             "test.safetensors there from another machine's cache, or point PRUNE_BENCH_DATA to a folder that has them"
         )
         return Line(name="data", verdict="mend", words=words, values=values)
-    much = f" ({size / 1e6:,.0f} MB)" if size else ""
+    much = f" ({size / 1e6:,.0f} MB)" if size > 1e6 else ""
     words = f"{name} is not in {root / name} yet; a sweep's first step downloads it{much}, and {url} answers"
     return Line(name="data", verdict="pass", words=words, values=values)
 

@@ -16,7 +16,7 @@ def look(subject: Subject) -> Iterator[Line]:
     """The GPU's kind, what it can do, and who else is on it."""
     import torch
 
-    from prune_bench.sweep.profile import local_versions
+    from prune_bench.device_profile import local_versions
 
     place = torch.device(subject.device)
     torch.cuda.init()
@@ -75,7 +75,7 @@ def others(free: int, total: int) -> Line:
 
 def keep(subject: Subject) -> Iterator[Line]:
     """Writes the GPU's profile, of what the checks before have found."""
-    from prune_bench.sweep.profile import DeviceProfile, StepTime, Versions, write_profile
+    from prune_bench.device_profile import DeviceProfile, StepTime, Versions, write_profile
 
     known = subject.known
     if not known.get("versions"):

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from prune_bench.config import Experiment, Precision, Recipe
+from prune_bench.device_profile import MOST_MEMORY, StepTime
 from prune_bench.doctor.lines import Line, Subject
 from prune_bench.mask import Mask
 from prune_bench.models import build_model
 from prune_bench.packing import can_pack, pack
 from prune_bench.randomness import generator
 from prune_bench.sweep.cells import read_methods
-from prune_bench.sweep.profile import MOST_MEMORY, StepTime, network_mark
+from prune_bench.sweep.pack_sizes import network_mark
 from prune_bench.training.descent import Descent
 from prune_bench.training.replay import Replayed, record_of, recorded_steps
 
@@ -68,13 +69,15 @@ class Bench:
         networks = [self.network().to(self._device) for _ in range(lanes)]
         mask = Mask.side_by_side([Mask.full(network) for network in networks])
         descent = Descent(pack(networks), mask, Recipe(batch_size=batch, precision=precision), lanes=lanes)
+        channels, height, width = self._shape
+        x = torch.randn(batch, lanes * channels, height, width, device=self._device)
+        y = torch.randint(self._classes, (lanes, batch), device=self._device)
+        descent.step(x, y)  # which chooses the layout
         layout = _layout(descent.network)
         if other_layout:
             (layout,) = set(_LAYOUTS) - {layout}
             descent.network.to(memory_format=_LAYOUTS[layout])  # type: ignore[call-overload]
-        channels, height, width = self._shape
-        x = torch.randn(batch, lanes * channels, height, width, device=self._device)
-        y = torch.randint(self._classes, (lanes, batch), device=self._device)
+            descent.optimizer.state.clear()
         plain = _milliseconds(lambda: descent.step(x, y), self._device)
         replayed = None
         if cuda:
@@ -182,7 +185,7 @@ def _measured(
 
 
 def _words(batch: int, precision: str, steps: list[StepTime]) -> str:
-    words = [f"batch {batch}, {precision}, ms for {'/'.join(str(step.lanes) for step in steps if step.own)} lane(s)"]
+    words = [f"batch {batch}, {precision}, ms by lanes {'/'.join(str(step.lanes) for step in steps if step.own)}"]
     for layout in dict.fromkeys(step.layout for step in steps):
         rows = [step for step in steps if step.layout == layout]
         words.append(f"{layout}: plain {'/'.join(f'{step.plain_ms:.3g}' for step in rows)}")

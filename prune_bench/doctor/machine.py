@@ -17,7 +17,7 @@ def look(subject: Subject) -> Iterator[Line]:
     """Cores and memory."""
     slots = subject.known.get("slots") or ["cpu"]
     yield cores(len(slots), subject.experiment.devices.threads, quota(_groups()))
-    yield memory(len(slots), memory_limit(_groups()))
+    yield memory(memory_limit(_groups()))
 
 
 def cores(slots: int, threads: int, limit: float | None) -> Line:
@@ -44,20 +44,17 @@ def cores(slots: int, threads: int, limit: float | None) -> Line:
     return Line(name="cores", verdict="mend", words=words, values=values)
 
 
-def memory(slots: int, limit: int | None) -> Line:
+def memory(limit: int | None) -> Line:
     """Memory that is free for all slots together; what one takes is measured later.
 
     Args:
-        slots: Jobs that run at once.
         limit: Bytes that the container is given; None for all.
     """
     whole = psutil.virtual_memory()
     total = whole.total if limit is None else min(whole.total, limit)
     free = min(whole.available, total)
-    words = f"{free / 1e9:.1f} GB free of {total / 1e9:.1f} GB" + (
-        "" if limit is None else " (the container's limit)"
-    )
-    return Line(name="memory", verdict="figure", words=words, values={"memory_free": free, "slots_asked": slots})
+    words = f"{free / 1e9:.1f} GB free of {total / 1e9:.1f} GB" + (" (by a limit)" if total < whole.total else "")
+    return Line(name="memory", verdict="figure", words=words, values={"memory_free": free})
 
 
 def quota(groups: list[Path]) -> float | None:

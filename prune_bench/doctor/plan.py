@@ -10,7 +10,7 @@ from rich.console import Console
 from prune_bench.doctor.lines import Line, Subject
 from prune_bench.errors import PruneBenchError
 
-_WIDTH = 52
+_WIDTH = 10_000  # the doctor wraps
 
 
 def look(subject: Subject) -> Iterator[Line]:
@@ -20,11 +20,13 @@ def look(subject: Subject) -> Iterator[Line]:
     if not subject.known.get("data_there"):
         yield Line(name="plan", verdict="skipped", words="it can be told when the data set is there")
         return
-    console = Console(file=io.StringIO(), width=_WIDTH, soft_wrap=True)
+    console = Console(file=io.StringIO(), width=_WIDTH)
     try:
         run_sweep(subject.experiment, console, dry_run=True)
     except PruneBenchError as error:
         yield Line(name="plan", verdict="mend", words=str(error))
         return
     assert isinstance(console.file, io.StringIO)
-    yield Line(name="plan", verdict="figure", words=console.file.getvalue().rstrip())
+    for text in console.file.getvalue().strip().splitlines():
+        name, _, words = text.strip().partition(": ")
+        yield Line(name=name, verdict="figure", words=words)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prune_bench.config import Experiment
 from prune_bench.data.protocol import DataSet
+from prune_bench.device_profile import DeviceProfile, local_profiles
 from prune_bench.errors import ConfigError
-from prune_bench.models import build_model
+from prune_bench.models import build_model, models
 from prune_bench.packing import can_pack
 from prune_bench.randomness import generator
-from prune_bench.sweep.profile import DeviceProfile, local_profiles, network_mark
+from prune_bench.sweep.cells import read_choice
 from prune_bench.sweep.run_folder import read_lanes, write_lanes
 from prune_bench.sweep.stages import Stage
 
@@ -53,6 +55,12 @@ def pack_sizes(experiment: Experiment, data: DataSet, device: str) -> Callable[[
             experiment.folder, network_mark(experiment, data.input_shape, data.num_classes), local_profiles()
         )
     return lambda stage: max(1, min(_MOST, _PIXELS // (stage.step_images * height * width)))
+
+
+def network_mark(experiment: Experiment, input_shape: tuple[int, ...], classes: int) -> str:
+    """The experiment's network on such images, in one line of JSON: name, options, input shape, classes."""
+    model = read_choice(models, experiment.model, "model")
+    return json.dumps([model["name"], model["options"], list(input_shape), classes], sort_keys=True)
 
 
 class PinnedSizes:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from prune_bench.config import Replay
+from prune_bench.device_profile import replay_is_off
 from prune_bench.parallel import ranks
 from prune_bench.training.records import Graph, HostReads, Operators, Record, Tape
 
@@ -64,9 +65,15 @@ def recorded_steps(kind: Kind | None) -> Iterator[Recording]:
 def replay_here(setting: Replay, device: torch.device) -> bool:
     """Decides whether steps on ``device`` are replayed under ``devices.replay``.
 
-    ``auto`` waits for a profile of the machine; there is none yet, so that it is ``off``.
+    ``auto`` replays where ``prune-bench doctor`` has seen, with this GPU and these versions, that all bits stay.
     """
-    return setting == "on" and device.type == "cuda"
+    return device.type == "cuda" and (setting == "on" or (setting == "auto" and not _why_off()))
+
+
+@functools.lru_cache(maxsize=1)
+def _why_off() -> str:
+    """Asked once a process: the driver takes its time to answer."""
+    return replay_is_off()
 
 
 def record_of(device: torch.device, generators: Sequence[torch.Generator] = ()) -> Callable[[], Record] | None:

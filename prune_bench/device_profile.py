@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from prune_bench.config import Experiment, Precision
+from prune_bench.config import Precision
 from prune_bench.gpus import visible_gpus
 from prune_bench.options import AboveZero, NonNegative, Positive, ZeroOrMore
 from prune_bench.places import cache_root
@@ -50,7 +50,7 @@ class StepTime:
     """The time of a training step.
 
     Attributes:
-        network: As :func:`network_mark` names it.
+        network: As :func:`prune_bench.sweep.pack_sizes.network_mark` names it.
         batch: Images a step and lane.
         precision: Arithmetic of the passes.
         lanes: Networks side by side.
@@ -112,15 +112,6 @@ class DeviceProfile:
         return step.plain_ms if replayed is None else replayed
 
 
-def network_mark(experiment: Experiment, input_shape: tuple[int, ...], classes: int) -> str:
-    """The experiment's network on such images, in one line of JSON: name, options, input shape, classes."""
-    from prune_bench.models import models
-    from prune_bench.sweep.cells import read_choice
-
-    model = read_choice(models, experiment.model, "model")
-    return json.dumps([model["name"], model["options"], list(input_shape), classes], sort_keys=True)
-
-
 def profile_path(versions: Versions) -> Path:
     """Where a profile lies: ``<cache>/devices/<GPU name>-<torch>-<cuDNN>-<driver>.json``."""
     words = "-".join((versions.gpu, versions.torch, versions.cudnn, versions.driver))
@@ -173,6 +164,21 @@ def local_profiles() -> list[DeviceProfile]:
     found = [read_profile(versions) for versions in local_versions()]
     there = [profile for profile in found if profile is not None]
     return there if len(there) == len(found) else []
+
+
+def replay_is_off() -> str:
+    """Why steps are not replayed on the GPUs that are visible here; empty if they are."""
+    profiles = local_profiles()
+    if not profiles:
+        return "not tried yet (prune-bench doctor)"
+    if all(profile.replay_passed for profile in profiles):
+        return ""
+    changed = sorted({kind for profile in profiles for kind, apart in profile.replay.items() if apart})
+    return (
+        f"tried, and it changes bits ({', '.join(changed)})"
+        if changed
+        else "tried, and not every step can be recorded"
+    )
 
 
 @lru_cache(maxsize=1)
