@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prune_bench.config import Experiment, Precision, Recipe
 from prune_bench.device_profile import MOST_MEMORY, StepTime
@@ -16,6 +16,7 @@ from prune_bench.doctor.lines import Line, Subject
 from prune_bench.mask import Mask
 from prune_bench.models import build_model
 from prune_bench.packing import can_pack, pack
+from prune_bench.precision import repeatable
 from prune_bench.randomness import generator
 from prune_bench.sweep.cells import read_methods
 from prune_bench.sweep.pack_sizes import network_mark
@@ -62,8 +63,7 @@ class Bench:
         Raises:
             RuntimeError: It does not fit.
         """
-        cuda = self._device.type == "cuda"
-        if cuda:
+        if self._device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self._device)
         networks = [self.network().to(self._device) for _ in range(lanes)]
@@ -72,6 +72,11 @@ class Bench:
         channels, height, width = self._shape
         x = torch.randn(batch, lanes * channels, height, width, device=self._device)
         y = torch.randint(self._classes, (lanes, batch), device=self._device)
+        with repeatable(self._device):
+            return self._timed(descent, x, y, other_layout=other_layout)
+
+    def _timed(self, descent: Descent, x: Tensor, y: Tensor, *, other_layout: bool) -> StepTime:
+        cuda = self._device.type == "cuda"
         descent.step(x, y)  # which chooses the layout
         layout = _layout(descent.network)
         if other_layout:
@@ -87,8 +92,8 @@ class Bench:
             replayed = milliseconds if recording.replayed and not recording.refused else None
         peak = torch.cuda.max_memory_reserved(self._device) if cuda else _peak_rss()
         return StepTime(
-            network=self.mark, batch=batch, precision=precision, lanes=lanes, layout=layout, own=not other_layout,
-            plain_ms=plain, replayed_ms=replayed, peak_bytes=peak,
+            network=self.mark, batch=len(x), precision=descent.recipe.precision, lanes=descent.lanes, layout=layout,
+            own=not other_layout, plain_ms=plain, replayed_ms=replayed, peak_bytes=peak,
         )  # fmt: skip
 
 

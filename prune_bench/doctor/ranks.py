@@ -1,4 +1,4 @@
-"""Several devices that share a stage: a sum over them, and a stage of each kind."""
+"""Several devices that share a stage: a sum over them, and a training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prune_bench.sweep.executors.ranks import RankDied, RankError, launch
 
 
 def look(subject: Subject) -> Iterator[Line]:
-    """The sum, and then the stages; ``subject.device`` names the devices, joined by ``+``."""
+    """The sum, and then fresh weights trained for two epochs; ``subject.device`` names the devices, joined by ``+``."""
     devices = subject.device.split("+")
     try:
         launch(add_up, devices)
@@ -19,7 +19,7 @@ def look(subject: Subject) -> Iterator[Line]:
         yield Line(name="ranks", verdict="mend", words=words)
         return
     yield Line(name="ranks", verdict="pass", words=f"{subject.device} add up right")
-    yield from run_stages(subject, subject.device, name="ranks")
+    yield from run_stages(subject, subject.device, name="ranks", kinds=("state",))
 
 
 def add_up(device: str) -> None:

@@ -76,7 +76,7 @@ def run_doctor(experiment: Experiment, console: Console, json_path: Path | None 
         gpus = [device for device in devices if device.startswith("cuda")]
         if not gpus:
             here = Subject(experiment=experiment, known=known)
-            _look(examiner, (*STEPS, _LANES), here, show, "CPU, at toy size")
+            _look(examiner, (*STEPS, _LANES), here, show, "CPU")
         _look_at_gpus(gpus, Subject(experiment=experiment, known=known), show)
         if len(gpus) > 1 or experiment.devices.per_cell > 1:
             _look_at_two(gpus[:2] or ["cpu", "cpu"], Subject(experiment=experiment, known=known), show)
