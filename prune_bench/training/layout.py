@@ -42,16 +42,13 @@ def memory_layout(network: nn.Module, x: Tensor, *, precision: Precision, lanes:
     return torch.channels_last if _same_either_way(network, x[:_SAMPLES]) else torch.contiguous_format
 
 
-@torch.no_grad()
 def lay_out_(network: nn.Module, layout: torch.memory_format) -> None:
     """Puts parameters and buffers of four dimensions into ``layout``, in place; others have no such layout."""
-    if layout is not torch.contiguous_format:
-        for tensor in chain(network.parameters(), network.buffers()):
-            tensor.data = _laid_out(tensor, layout)
-
-
-def _laid_out(tensor: Tensor, layout: torch.memory_format) -> Tensor:
-    return tensor.data.to(memory_format=layout) if tensor.dim() == 4 else tensor.data
+    if layout is torch.contiguous_format:  # as the caller made it
+        return
+    for tensor in chain(network.parameters(), network.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=layout)
 
 
 def _same_either_way(network: nn.Module, x: Tensor) -> bool:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,9 +143,11 @@ class Replayed:
         self._warm += 1
         if self._warm < _WARM_UP:
             return record.warm_up(self._run)
+        drawn = _python_draws()
         with Operators() as operators, HostReads() as reads:
             result = record.warm_up(self._run)
-        if found := operators.found or reads.found:
+        baked = "" if _python_draws() == drawn else "it draws from Python's or NumPy's generator"
+        if found := operators.found or reads.found or baked:
             self._refuse(found)
         return result
 
@@ -158,6 +162,12 @@ class Replayed:
         log.warning("steps are not replayed, because they cannot be recorded: %s", reason)
         self._make, _now.refused = None, True
         self.forget()
+
+
+def _python_draws() -> tuple[object, bytes, int]:
+    """Where the generators of Python and NumPy are; what comes of them would be a constant of the record."""
+    _, keys, position, *_ = np.random.get_state(legacy=True)
+    return random.getstate(), np.asarray(keys).tobytes(), int(position)
 
 
 def _alike(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:

@@ -1,8 +1,10 @@
-"""A recorded step is the plain step: equal bits, whatever is trained or searched for, and plain where it cannot be."""
+"""A recorded step is the plain step: equal bits whatever is trained or searched, and plain where it cannot be."""
 
 import functools
 import logging
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,6 +21,7 @@ from prune_bench.pruners.gradbalance import GradBalance
 from prune_bench.pruners.objectives import OBJECTIVES
 from prune_bench.randomness import generator
 from prune_bench.training import Checkpoint, fit, train_lanes
+from prune_bench.training.descent import Descent
 from prune_bench.training.replay import Replayed, Tape, record_of, recorded_steps, replay_here
 
 CPU = torch.device("cpu")
@@ -93,23 +96,10 @@ def test_all_steps_but_the_first_three_are_replayed():
 
 def test_a_rate_that_changes_and_is_not_told_goes_wrong(monkeypatch):
     plain = training()
-    monkeypatch.setattr("prune_bench.training.descent.Descent.begin_epoch", silent(pb_begin_epoch()))
+    real = Descent.begin_epoch
+    monkeypatch.setattr(Descent, "begin_epoch", lambda self, epoch: real(self, epoch) and False)
     assert same(plain, training())
     assert not same(plain, replayed(training))
-
-
-def pb_begin_epoch():
-    from prune_bench.training.descent import Descent
-
-    return Descent.begin_epoch
-
-
-def silent(begin):
-    def begin_epoch(self, epoch):
-        begin(self, epoch)
-        return False
-
-    return begin_epoch
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
@@ -167,15 +157,20 @@ class Reads(nn.Module):
         lambda x: x.detach().abs().max().numpy(),
         lambda x: x[x > 0].sum(),
         lambda x: torch.nonzero(x > 0).shape[0] / 100,
+        lambda x: 1 + random.random(),
+        lambda x: 1 + np.random.rand(),
     ],
-    ids=["item", "tolist", "numpy", "mask", "nonzero"],
+    ids=["item", "tolist", "numpy", "mask", "nonzero", "Python's generator", "NumPy's"],
 )
 def test_a_network_that_reads_values_runs_plainly_with_one_word(read, caplog):
     torch.manual_seed(0)
     networks = [Reads(read)]
-    plain = training(networks=networks)
-    with caplog.at_level(logging.WARNING), recorded_steps("tape") as recording:
-        assert same(plain, training(networks=networks))
+    results = []
+    for kind in (None, "tape"):
+        random.seed(0), np.random.seed(0)
+        with caplog.at_level(logging.WARNING), recorded_steps(kind) as recording:
+            results.append(training(networks=networks))
+    assert same(*results)
     assert recording.replayed == 0
     assert [r.getMessage().partition(":")[0] for r in caplog.records] == [
         "steps are not replayed, because they cannot be recorded"
