@@ -70,9 +70,12 @@ def _parser() -> argparse.ArgumentParser:
         help="look at this machine before a sweep: [FILE] store=/scratch/run",
         epilog="example: prune-bench doctor experiments/smoke.yaml devices.count=2 --json doctor.json",
     )
+    doctor.add_argument(
+        "overrides", nargs="*", metavar="FILE|key=value", help="an experiment, and what is laid over it"
+    )
     doctor.add_argument("--json", type=Path, metavar="PATH", help="write what was found there as data too")
     doctor.set_defaults(command=_doctor)
-    for command in (sweep, run, agents, doctor):
+    for command in (sweep, run, agents):
         command.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the experiment's keys")
     words = {
         "report": (_report, "compare what is in a run, or in several: table, page, figures"),

@@ -59,8 +59,11 @@ def _prepared(subject: Subject) -> torch.device:
 
 def _replayed(work: Work, precision: Precision, device: torch.device) -> tuple[float | None, str]:
     """How far replayed steps are from plain ones, None if they were not replayed, and words unless bits are equal."""
-    with recorded_steps("graph" if device.type == "cuda" else "tape") as recording:
-        recorded = outcome(work, precision, device)
+    try:
+        with recorded_steps("graph" if device.type == "cuda" else "tape") as recording:
+            recorded = outcome(work, precision, device)
+    except RuntimeError as error:  # of CUDA: the other kinds are tried all the same
+        return None, f"fails: {str(error).splitlines()[0]}"
     if recording.refused or not recording.replayed:
         return None, "cannot be recorded"
     apart = difference(_plain(work, precision, device), recorded)

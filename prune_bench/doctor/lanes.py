@@ -84,17 +84,22 @@ class Bench:
             descent.network.to(memory_format=_LAYOUTS[layout])  # type: ignore[call-overload]
             descent.optimizer.state.clear()
         plain = _milliseconds(lambda: descent.step(x, y), self._device)
-        replayed = None
-        if cuda:
-            with recorded_steps("graph") as recording:
-                step = Replayed(descent.step, record_of(self._device))
-                milliseconds = _milliseconds(lambda: step(x, y), self._device)
-            replayed = milliseconds if recording.replayed and not recording.refused else None
+        replayed = self._replayed(descent, x, y) if cuda else None
         peak = torch.cuda.max_memory_reserved(self._device) if cuda else _peak_rss()
         return StepTime(
             network=self.mark, batch=len(x), precision=descent.recipe.precision, lanes=descent.lanes, layout=layout,
             own=not other_layout, plain_ms=plain, replayed_ms=replayed, peak_bytes=peak,
         )  # fmt: skip
+
+    def _replayed(self, descent: Descent, x: Tensor, y: Tensor) -> float | None:
+        """Milliseconds of a replayed step; None where a graph cannot be made, or does not fit."""
+        try:
+            with recorded_steps("graph") as recording:
+                step = Replayed(descent.step, record_of(self._device))
+                milliseconds = _milliseconds(lambda: step(x, y), self._device)
+        except RuntimeError:
+            return None
+        return milliseconds if recording.replayed and not recording.refused else None
 
 
 def look(subject: Subject) -> Iterator[Line]:

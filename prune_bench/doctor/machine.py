@@ -16,17 +16,19 @@ _CGROUPS = Path("/sys/fs/cgroup")
 def look(subject: Subject) -> Iterator[Line]:
     """Cores and memory."""
     slots = subject.known.get("slots") or ["cpu"]
-    yield cores(len(slots), subject.experiment.devices.threads, quota(_groups()))
+    on_gpus = slots[0].startswith("cuda")
+    yield cores(len(slots), subject.experiment.devices.threads, quota(_groups()), on_gpus=on_gpus)
     yield memory(memory_limit(_groups()))
 
 
-def cores(slots: int, threads: int, limit: float | None) -> Line:
+def cores(slots: int, threads: int, limit: float | None, *, on_gpus: bool = False) -> Line:
     """Whether the slots' threads have a core each.
 
     Args:
         slots: Jobs that run at once.
         threads: CPU threads of each.
         limit: Cores that the container is given; None for all.
+        on_gpus: Whether the slots are GPUs, which fewer slots would leave idle.
     """
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     usable = there if limit is None else min(float(there), limit)
@@ -38,10 +40,16 @@ def cores(slots: int, threads: int, limit: float | None) -> Line:
     values = {"cores": there, "quota": limit, "load": load}
     if slots * threads <= usable or (slots == 1 and threads == 1):
         return Line(name="cores", verdict="pass", words=words, values=values)
-    fit = max(1, int(usable // threads))
-    mend = f"set devices.count={fit}" if fit * threads <= usable else f"set devices.threads={max(1, int(usable))}"
-    words += f". More threads than cores slow each other down: {mend}"
+    words += f". More threads than cores slow each other down: {_fewer(slots, threads, usable, on_gpus=on_gpus)}"
     return Line(name="cores", verdict="mend", words=words, values=values)
+
+
+def _fewer(slots: int, threads: int, usable: float, *, on_gpus: bool) -> str:
+    if slots <= usable and threads > 1:
+        return f"set devices.threads={int(usable // slots)}"
+    if on_gpus:
+        return f"ask for {slots} cores, one a GPU (SLURM: --cpus-per-task), and devices.threads=1"
+    return f"set devices.count={max(1, int(usable))}" + (" and devices.threads=1" if threads > 1 else "")
 
 
 def memory(limit: int | None) -> Line:

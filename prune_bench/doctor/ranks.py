@@ -10,7 +10,7 @@ from prune_bench.sweep.executors.ranks import RankDied, RankError, launch
 
 
 def look(subject: Subject) -> Iterator[Line]:
-    """The sum, and then fresh weights trained for two epochs; ``subject.device`` names the devices, joined by ``+``."""
+    """The sum, then two epochs of training; ``subject.device`` names the devices, joined by ``+``."""
     devices = subject.device.split("+")
     try:
         launch(add_up, devices)

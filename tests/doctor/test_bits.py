@@ -91,6 +91,19 @@ def test_a_step_that_cannot_be_recorded_is_told_and_gives_no_profile(monkeypatch
     assert summary.values == {"replay": {}}
 
 
+def test_a_graph_that_cannot_be_made_is_told_for_each_kind(monkeypatch, only):
+    only("training", "cts_kl")
+
+    def refused(*_):
+        raise RuntimeError("CUDA error: operation not permitted\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr(recording, "Tape", refused)
+    *told, summary = bits.replay(subject())
+    assert [line.verdict for line in told] == ["mend", "mend"]
+    assert "cts_kl float32: fails: CUDA error: operation not permitted; " in told[1].words
+    assert summary.values == {"replay": {}}
+
+
 def test_work_that_does_not_repeat_itself_is_a_mend(monkeypatch, only):
     only("training", "cts_kl")
     step, count = Descent.step, itertools.count()

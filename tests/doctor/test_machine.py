@@ -22,16 +22,22 @@ def four_cores(monkeypatch):
         (4, 1, None, "pass", ""),
         (2, 2, None, "pass", ""),
         (1, 1, 0.5, "pass", ""),
-        (4, 2, None, "mend", "devices.count=2"),
+        (4, 2, None, "mend", "devices.threads=1"),
+        (5, 2, None, "mend", "devices.count=4 and devices.threads=1"),
         (4, 1, 2.5, "mend", "devices.count=2"),
         (1, 8, None, "mend", "devices.threads=4"),
-        (2, 4, 3.0, "mend", "devices.threads=3"),
+        (2, 4, 3.0, "mend", "devices.threads=1"),
     ],
 )
 def test_more_threads_than_cores_are_told_with_a_way_out(four_cores, slots, threads, limit, verdict, way):
     line = machine.cores(slots, threads, limit)
     assert line.verdict == verdict
     assert way in line.words
+
+
+def test_gpus_are_not_left_idle_for_want_of_cores(four_cores):
+    assert "ask for 8 cores" in machine.cores(8, 1, None, on_gpus=True).words
+    assert "devices.threads=1" in machine.cores(4, 2, None, on_gpus=True).words
 
 
 def test_others_at_work_are_told(four_cores, monkeypatch):

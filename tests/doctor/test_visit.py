@@ -105,13 +105,14 @@ def test_without_a_file_it_is_the_smoke_experiment_or_else_the_defaults(tmp_path
 
 
 @pytest.mark.slow
-def test_this_machine_is_looked_at_as_a_whole_and_a_broken_store_is_one_mend(tmp_path, capsys):
-    (tmp_path / "file").write_text("no folder")
-    words = [f"output={tmp_path / 'run'}", "devices.accelerator=cpu", "devices.count=1", "wandb.mode=offline"]
-    assert main(["doctor", *words, f"store={tmp_path / 'file' / 'store'}", "--json", str(tmp_path / "d.json")]) == 1
+def test_this_machine_is_looked_at_as_a_whole_and_a_missing_key_is_the_one_mend(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    words = [f"output={tmp_path / 'run'}", "devices.accelerator=cpu", "devices.count=1", "wandb.mode=online"]
+    assert main(["doctor", *words, "--json", str(tmp_path / "d.json")]) == 1
     said = json.loads((tmp_path / "d.json").read_text())
     found = [line for section in said["sections"] for line in section["lines"]]
-    assert [line["name"] for line in found if line["verdict"] == "mend"] == ["store"]
+    assert [line["name"] for line in found if line["verdict"] == "mend"] == ["W&B"]
     assert {line["name"] for line in found} >= {
         "versions", "devices", "cores", "memory", "disk", "writing", "W&B", "data", "stages", "replay", "twice",
         "packed", "steps", "fits", "smoke", "time",
