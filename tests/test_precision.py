@@ -98,7 +98,8 @@ exec(sys.argv[1])
 def said():
     found = []
     for ask in ("get_float32_matmul_precision()", "backends.cuda.matmul.allow_tf32", "backends.cudnn.allow_tf32",
-                "backends.cuda.matmul.fp32_precision", "backends.cudnn.conv.fp32_precision"):
+                "backends.cuda.matmul.fp32_precision", "backends.cudnn.conv.fp32_precision",
+                "backends.cudnn.rnn.fp32_precision"):
         try:
             found.append(eval("torch." + ask))
         except (RuntimeError, AttributeError) as refused:
@@ -111,7 +112,7 @@ for precision in ("float32", "tf32", "bfloat16"):
             new = hasattr(torch.backends.cudnn, "conv")
             inside = said()[3:] if new else said()[1:3]
             tf32 = precision == "tf32"
-            assert inside == ([["ieee", "tf32"][tf32]] * 2 if new else [tf32] * 2), (precision, inside)
+            assert inside == ([["ieee", "tf32"][tf32]] * 3 if new else [tf32] * 2), (precision, inside)
             raise KeyError
     except KeyError:
         assert said() == before, (precision, said(), before)

@@ -36,7 +36,7 @@ STEPS = (
 )
 _LANES = Check(name="steps", function=f"{_HERE}.lanes:look", seconds=240)
 _PROFILE = Check(name="profile", function=f"{_HERE}.gpu:keep", seconds=20)
-_RANKS = Check(name="ranks", function=f"{_HERE}.ranks:look", seconds=180, hint="keep devices.per_cell at 1")
+_RANKS = Check(name="ranks", function=f"{_HERE}.ranks:look", seconds=300, hint="keep devices.per_cell at 1")
 _PLAN = Check(name="plan", function=f"{_HERE}.plan:look", seconds=180)
 _DEFAULT = Path("experiments/smoke.yaml")
 _BUILT_IN = {"name": "doctor", "methods": ["magnitude", "ltr", "cts_kl"]}
