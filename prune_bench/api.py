@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -16,10 +14,11 @@ from prune_bench.data.user import as_training_data
 from prune_bench.errors import ConfigError
 from prune_bench.mask import Mask, kept_count, prunable_weights
 from prune_bench.options import read_options
-from prune_bench.precision import products
+from prune_bench.precision import products, repeatable
 from prune_bench.pruners import pruners
-from prune_bench.randomness import derive_seed
+from prune_bench.randomness import derive_seed, draws_put_back
 from prune_bench.training import fit
+from prune_bench.training.trainer import with_index
 
 
 def find_mask(
@@ -64,7 +63,7 @@ def find_mask(
     if only is not None and density != only:
         raise ConfigError("density", density, f"is not possible: {method} knows only", allowed=[only])
     home = next(iter(prunable_weights(network).values())).device
-    place = home if device is None else torch.device(device)
+    place = with_index(home if device is None else torch.device(device))
     with _own_randomness(seed, place), _own_modes(place):
         pruner = entry.build(network, (float(density),), chosen, recipe=recipe, seed=seed)
         batches = as_training_data(data, pruner.network, place)
@@ -78,19 +77,14 @@ def find_mask(
 def _own_modes(device: torch.device) -> Iterator[None]:
     """The caller's autocast, TF32, ``no_grad`` and inference mode stay outside: scores need exact gradients."""
     autocast = torch.autocast(device.type, enabled=False)
-    with torch.inference_mode(False), torch.enable_grad(), autocast, products("float32"):
+    exact = products("float32")
+    with torch.inference_mode(False), torch.enable_grad(), autocast, exact, repeatable(device):
         yield
 
 
 @contextmanager
 def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Global generators for layers and loaders that draw from them, put back afterwards."""
-    kept: tuple[Any, Any] = (random.getstate(), np.random.get_state())
-    devices: Sequence[Any] = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with draws_put_back(device):
         torch.manual_seed(derive_seed(seed, "find_mask"))
-        try:
-            yield
-        finally:
-            random.setstate(kept[0])
-            np.random.set_state(kept[1])
+        yield

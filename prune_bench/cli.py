@@ -84,6 +84,16 @@ def _parser() -> argparse.ArgumentParser:
     agents.add_argument("experiment", help="an experiment file, as the agents find it")
     agents.add_argument("--print", action="store_true", help="print the sweep's YAML and register nothing")
     agents.set_defaults(command=_wandb_sweep)
+    doctor = commands.add_parser(
+        "doctor",
+        help="look at this machine before a sweep: [FILE] store=/scratch/run",
+        epilog="example: prune-bench doctor experiments/smoke.yaml devices.count=2 --json doctor.json",
+    )
+    doctor.add_argument(
+        "overrides", nargs="*", metavar="FILE|key=value", help="an experiment, and what is laid over it"
+    )
+    doctor.add_argument("--json", type=Path, metavar="PATH", help="write what was found there as data too")
+    doctor.set_defaults(command=_doctor)
     for command in (sweep, run, agents):
         command.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the experiment's keys")
     words = {
@@ -169,6 +179,17 @@ def _run_of_file(args: argparse.Namespace, console: Console) -> int:
     if is_agents() and len(cells) == 1:
         return run_for_agent(experiment, cells[0], console)
     return run_sweep(experiment, console, only=cells)
+
+
+def _doctor(args: argparse.Namespace, console: Console) -> int:
+    from prune_bench.doctor import run_doctor
+    from prune_bench.doctor.visit import choose_experiment
+
+    words = [word for word in args.overrides if "=" in word]
+    files = [word for word in args.overrides if "=" not in word]
+    if len(files) > 1:
+        raise ConfigError("override", files[1], "is not of the form key=value, and one experiment file is enough")
+    return run_doctor(choose_experiment(files[0] if files else None, words), console, args.json)
 
 
 def _wandb_sweep(args: argparse.Namespace, console: Console) -> None:

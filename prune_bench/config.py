@@ -31,6 +31,7 @@ from prune_bench.options import (
 Variant = Literal["original", "layer_shuffle", "reinit", "invert"]
 PruneAt = Literal["init", "rewind"]
 Precision = Literal["float32", "tf32", "bfloat16"]
+Replay = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,8 @@ class Recipe:
     products in that. Weights, losses, evaluation and saliency scores are float32 in any case."""
     pack: Positive | Literal["auto"] = "auto"
     """Cells that are trained or searched side by side in one process, at most; 1 for each by itself. `auto` packs
-    small networks on the CPU. It changes nothing but the order of floating-point sums."""
+    small networks on the CPU, and on a GPU what `prune-bench doctor` has found to pay. It changes nothing but the
+    order of floating-point sums."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,10 @@ class Devices:
     """Devices that share each batch of one cell, for networks too large to be quick on one; a process each. It
     changes nothing but the order of floating-point sums, and must divide every batch size. Above 1 it excludes
     `cells_per_gpu` and `train.pack` above 1, which put small networks together; `train.pack: auto` packs nothing."""
+    replay: Replay = "auto"
+    """Steps recorded once as a CUDA graph and replayed: the same operators and bits, launched at once. `auto` does so
+    where the machine's profile says that it holds, `on` on every GPU, `off` never. A network that cannot be recorded
+    runs step by step, with a word in the stage's log."""
     threads: Positive = 1
     """CPU threads of one cell; the same under every executor, because it can change the last bit of a sum."""
     address: str | None = None
@@ -203,6 +209,8 @@ def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) ->
         except (OmegaConfBaseException, TypeError, ValueError) as error:
             raise ConfigError(key, value, f"cannot be set: {error}") from None
     plain: Any = OmegaConf.to_container(tree, resolve=True)
+    if isinstance(devices := plain.get("devices"), dict) and isinstance(replay := devices.get("replay"), bool):
+        devices["replay"] = "on" if replay else "off"  # bare words that YAML reads as true and false
     for key in ("model", "data"):
         if isinstance(choice := plain[key], dict):
             plain[key] = {"options": {k: v for k, v in choice.items() if k != "name"}}

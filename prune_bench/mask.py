@@ -118,7 +118,7 @@ class Mask(Mapping[str, Tensor]):
     @property
     def kept(self) -> int:
         """How many weights are kept."""
-        return sum(int(keep.sum()) for keep in self._layers.values())
+        return sum(self._kept_by_layer())
 
     @property
     def total(self) -> int:
@@ -133,7 +133,8 @@ class Mask(Mapping[str, Tensor]):
     @property
     def layer_densities(self) -> dict[str, float]:
         """Kept fraction of each layer's weights."""
-        return {name: int(keep.sum()) / keep.numel() for name, keep in self._layers.items()}
+        kept = self._kept_by_layer()
+        return {name: count / keep.numel() for count, (name, keep) in zip(kept, self._layers.items())}
 
     def to(self, device: torch.device | str) -> Mask:
         """The same mask on ``device``."""
@@ -190,6 +191,13 @@ class Mask(Mapping[str, Tensor]):
                 else mask.bool()
             )
         return cls(layers)
+
+    def _kept_by_layer(self) -> list[int]:
+        """One wait for the device, and not one a layer."""
+        if not self._layers:
+            return []
+        counts: list[int] = torch.stack([keep.sum() for keep in self._layers.values()]).tolist()
+        return counts
 
     def _check_fits(self, weights: Mapping[str, Tensor]) -> None:
         ours = {name: tuple(keep.shape) for name, keep in self._layers.items()}

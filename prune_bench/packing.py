@@ -110,11 +110,13 @@ class PackedData:
 
     Attributes:
         streams: For each lane, which of the distinct data sets its batches come from.
+        draws_apart: True if no lane's data draw from global generators.
     """
 
     def __init__(self, lanes: Sequence[DataSet]) -> None:
         self._distinct = list({id(data): data for data in lanes}.values())
         self.streams = tuple(next(i for i, own in enumerate(self._distinct) if own is data) for data in lanes)
+        self.draws_apart = all(getattr(data, "draws_apart", False) for data in self._distinct)
         first = lanes[0]
         self.num_classes, self.input_shape, self.samples = first.num_classes, first.input_shape, first.samples
 

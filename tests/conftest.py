@@ -1,4 +1,5 @@
 import itertools
+import os
 from typing import Any
 
 import pytest
@@ -95,3 +96,21 @@ def no_host_sync(monkeypatch) -> type[TorchDispatchMode]:
             super().__exit__(*error)
 
     return Guard
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """``machine(line, ...)`` lets ``nvidia-smi -L`` say these lines; every GPU has one driver. The cache is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def has(*lines, driver="580.65.06"):
+        uuids = [line.split("UUID: ")[1].rstrip(")") for line in lines if line.startswith("GPU")]
+        rows = "\n".join(f"{uuid}, {driver}, Default" for uuid in uuids)
+        listing = "\n".join(lines)
+        script = f'#!/bin/sh\nif [ "$1" = -L ]; then cat <<"E"\n{listing}\nE\nelse cat <<"E"\n{rows}\nE\nfi\n'
+        (tmp_path / "nvidia-smi").write_text(script)
+        (tmp_path / "nvidia-smi").chmod(0o755)
+
+    return has

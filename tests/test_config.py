@@ -130,3 +130,19 @@ def test_a_batch_is_no_larger_than_the_data_and_must_be_shared_evenly_all_the_sa
     check_shares(experiment, methods, samples=513)
     with pytest.raises(ConfigError, match=r"train\.batch_size.*512.*97 training images.*make it smaller"):
         check_shares(experiment, methods, samples=97)
+
+
+@pytest.mark.parametrize(("word", "value"), [("on", "on"), ("off", "off"), ("auto", "auto"), ("true", "on")])
+def test_replay_is_said_in_a_bare_word(word, value, tmp_path):
+    """YAML reads a bare ``on`` as true."""
+    experiment = make_experiment(BASE, [f"devices.replay={word}"])
+    assert experiment.devices.replay == value
+    save_experiment(experiment, tmp_path / "e.yaml")
+    assert load_experiment(tmp_path / "e.yaml").devices.replay == value
+    (tmp_path / "f.yaml").write_text(f"methods: [snip]\ndevices: {{replay: {word}}}\n")
+    assert load_experiment(tmp_path / "f.yaml").devices.replay == value
+
+
+def test_replay_is_one_of_three():
+    with pytest.raises(ConfigError, match=r"devices\.replay: 'sometimes'.*auto, on, off"):
+        make_experiment(BASE, ["devices.replay=sometimes"])

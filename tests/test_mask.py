@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_bench.mask import Mask, kept_count, prunable_modules, prunable_weights
 from prune_bench.ranking import Ranking
@@ -84,6 +85,25 @@ def test_counts_and_densities_by_hand() -> None:
     assert mask.layer_densities == {"a": 0.25, "b": 1.0}
     with pytest.raises(TypeError, match=r"must be torch\.bool"):
         Mask({"a": torch.ones(2)})
+
+
+def test_counting_waits_for_the_device_once_and_not_once_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask, waits = random_mask(nn.Sequential(*(nn.Linear(3, 3) for _ in range(9))), 0.4), []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: waits.append("tolist") or tolist(self))
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func.overloadpacket.__name__ == "_local_scalar_dense":
+                waits.append("item")
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        assert mask.kept == round(0.4 * 81)
+        assert len(waits) == 1
+        assert sum(mask.layer_densities.values()) == pytest.approx(round(0.4 * 81) / 9)
+    assert len(waits) == 2
+    assert Mask({}).kept == 0
 
 
 def test_saving_and_loading_gives_the_same_mask_in_the_same_layer_order(tmp_path: Path) -> None:

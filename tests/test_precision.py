@@ -1,5 +1,6 @@
 """Reduced precision: the arithmetic of a loop written out with torch.autocast, and nothing else changed."""
 
+import contextlib
 import copy
 import subprocess
 import sys
@@ -12,10 +13,12 @@ import prune_bench as pb
 from prune_bench.data import load_data
 from prune_bench.mask import Mask, prunable_weights
 from prune_bench.models import build_model
-from prune_bench.precision import run_in
+from prune_bench.precision import products, repeatable, run_in
 from prune_bench.pruners.objectives import OBJECTIVES
 from prune_bench.pruners.pair import Pair
 from prune_bench.randomness import generator
+from prune_bench.sweep import compute
+from prune_bench.sweep.stages import Stage
 from prune_bench.training import train
 
 from .pruners.pairs import pair_of
@@ -95,7 +98,8 @@ exec(sys.argv[1])
 def said():
     found = []
     for ask in ("get_float32_matmul_precision()", "backends.cuda.matmul.allow_tf32", "backends.cudnn.allow_tf32",
-                "backends.cuda.matmul.fp32_precision", "backends.cudnn.conv.fp32_precision"):
+                "backends.cuda.matmul.fp32_precision", "backends.cudnn.conv.fp32_precision",
+                "backends.cudnn.rnn.fp32_precision"):
         try:
             found.append(eval("torch." + ask))
         except (RuntimeError, AttributeError) as refused:
@@ -108,7 +112,7 @@ for precision in ("float32", "tf32", "bfloat16"):
             new = hasattr(torch.backends.cudnn, "conv")
             inside = said()[3:] if new else said()[1:3]
             tf32 = precision == "tf32"
-            assert inside == ([["ieee", "tf32"][tf32]] * 2 if new else [tf32] * 2), (precision, inside)
+            assert inside == ([["ieee", "tf32"][tf32]] * 3 if new else [tf32] * 2), (precision, inside)
             raise KeyError
     except KeyError:
         assert said() == before, (precision, said(), before)
@@ -122,3 +126,26 @@ for precision in ("float32", "tf32", "bfloat16"):
 def test_products_are_rounded_inside_only_if_asked_and_the_users_settings_come_back(users):
     done = subprocess.run([sys.executable, "-c", SWITCHES, users], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def by_speed(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    return lambda: (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
+
+
+def test_on_a_gpu_a_stage_is_computed_by_algorithms_that_give_the_same_bits(by_speed, monkeypatch):
+    seen, stage = [], Stage("state", "a state", {"seed": 0})
+    monkeypatch.setitem(compute._HOW, "state", lambda *_: seen.append(by_speed()) or [])
+    monkeypatch.setattr(torch.random, "fork_rng", lambda **_: contextlib.nullcontext())
+    for device in ("cuda:0", "cpu"):
+        compute.compute([stage], [{}], torch.device(device))
+    assert seen == [(True, False), (False, True)]
+    assert by_speed() == (False, True)
+
+
+def test_algorithms_are_put_back_when_a_stage_fails(by_speed):
+    with pytest.raises(ZeroDivisionError), products("float32"), repeatable(torch.device("cuda:0")):
+        raise ZeroDivisionError
+    assert by_speed() == (False, True)

@@ -38,6 +38,9 @@ class DeviceData(DataModule):
         DataError: No training samples are left beside validation, or images are too small for the augmentation.
     """
 
+    draws_apart = True
+    """An epoch may be begun early: nothing is drawn from global generators."""
+
     def __init__(
         self,
         name: str,

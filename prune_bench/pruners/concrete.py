@@ -25,6 +25,8 @@ from prune_bench.pruners.registry import pruners
 from prune_bench.randomness import generator
 from prune_bench.ranking import Ranking
 from prune_bench.training.blocks import Steps
+from prune_bench.training.layout import lay_out_, memory_layout
+from prune_bench.training.replay import Replayed, record_of
 
 _ADAM_EPSILON = 1e-8
 
@@ -120,6 +122,8 @@ class ConcreteTicketSearch(Pruner):
         self._random = [generator(lane.seed, "concrete", lane._density, device=self.device) for lane in self.lanes]
         self._objective = OBJECTIVES[self.options.objective]
         self._scale = self.options.scale or self._objective.scale
+        record = record_of(self.device, self._random)
+        self._replayed, self._laid_out = Replayed(self._search_step, record), False
         starts = self._weights_flat.new_tensor([[_logit(lane._density)] for lane in self.lanes])
         self.logits = starts.expand_as(self._weights_flat).clone().requires_grad_()
         self._adam = torch.optim.Adam(
@@ -127,6 +131,7 @@ class ConcreteTicketSearch(Pruner):
             lr=self.options.lr,
             eps=_ADAM_EPSILON * self._scale / self._objective.scale,
             fused=self.device.type in ("cpu", "cuda"),
+            capturable=record is not None and self.device.type == "cuda",
         )
         control: type[Any] = {"gradbalance": GradBalance, "lagrange": Lagrange}[self.options.control]
         # Of a tiny network nothing may be kept; the excess is then held as if one weight were.
@@ -148,6 +153,7 @@ class ConcreteTicketSearch(Pruner):
 
     def on_train_end(self) -> None:
         """Ranks each lane's weights by their logits, and notes whether its search was long enough."""
+        self._replayed.forget()  # and with it the device's memory that it holds
         logits = self.logits.detach()
         rankings = [Ranking.from_scores(self._layout.layers(own)) for own in logits]
         for lane, ranking in zip(self.lanes, rankings):
@@ -163,20 +169,38 @@ class ConcreteTicketSearch(Pruner):
             lane.summary = {"search/kept_retention": float(retention), "search/hard_objective": value}
 
     def _descend(self, batch: Batch) -> Tensor:
-        mask = torch.sigmoid(self.logits + self._noise())
-        with products(self.options.precision):
-            objectives = self._objective.value(self._pair(mask), batch)
-            (gradient,) = torch.autograd.grad(objectives.sum() * (self._scale / ranks()), self.logits)
-        sum_([gradient])
+        """One step, and what is counted of it; each lane's objective, [lanes]."""
+        if not self._laid_out:
+            self._lay_out(batch[0])
         decayed = self._step >= self.options.decay_at * self._steps
-        self._adam.param_groups[0]["lr"] = self.options.lr * (0.1 if decayed else 1.0)
-        self.logits.grad = self._control.combine(self.logits.detach(), gradient)
-        self._adam.step()
+        rate = self.options.lr * (0.1 if decayed else 1.0)
+        if rate != self._adam.param_groups[0]["lr"]:
+            self._adam.param_groups[0]["lr"] = rate
+            self._replayed.forget()
+        objectives = self._replayed(*batch)
         self._step += 1
         samples = batch[1].shape[-1] * ranks()
         for lane in self.lanes:
             lane.forwards += samples * self._objective.forwards
             lane.backwards += samples * self._objective.backwards
+        return objectives
+
+    def _lay_out(self, x: Tensor) -> None:
+        """Chooses the networks' memory layout by the first batch."""
+        layout = memory_layout(self._packed, x, precision=self.options.precision, lanes=len(self.lanes))
+        lay_out_(self._packed, layout)
+        lay_out_(self._dense, layout)
+        self._layout.memory, self._laid_out = layout, True
+
+    def _search_step(self, x: Tensor, y: Tensor) -> Tensor:
+        """What is recorded of a step: it changes tensors in place, and nothing else."""
+        mask = torch.sigmoid(self.logits + self._noise())
+        with products(self.options.precision):
+            objectives = self._objective.value(self._pair(mask), (x, y))
+            (gradient,) = torch.autograd.grad(objectives.sum() * (self._scale / ranks()), self.logits)
+        sum_([gradient])
+        self.logits.grad = self._control.combine(self.logits.detach(), gradient)
+        self._adam.step()
         return objectives.detach()
 
     def _noise(self) -> Tensor:
@@ -202,5 +226,4 @@ def _logit(density: float) -> float:
 
 
 def _ready(network: nn.Module, device: torch.device) -> nn.Module:
-    network = network.to(device).requires_grad_(False)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(device).requires_grad_(False)

@@ -64,8 +64,9 @@ class GradBalance:
         )
         balance = torch.linalg.vector_norm(gradient, dim=-1, dtype=torch.float64) / length
         wanted = torch.where(e > 0, balance, torch.zeros_like(balance))
-        last = self.weight.to(wanted.device)
-        self.weight = torch.where(last.isnan(), wanted, torch.lerp(last, wanted, self.rate))
+        self.weight = _one_each(self.weight, wanted)
+        moved = torch.lerp(self.weight, wanted, self.rate)
+        self.weight.copy_(torch.where(self.weight.isnan(), wanted, moved))
         return gradient + self.weight.to(gradient.dtype).unsqueeze(-1) * pull
 
 
@@ -89,6 +90,14 @@ class Lagrange:
     def combine(self, logits: Tensor, gradient: Tensor) -> Tensor:
         """g_t + lambda scale g_s; then lambda moves."""
         e, pull = excess(logits, self.kept)
-        now = self.weight.to(e.device)
-        self.weight = (now + self.lr * self.scale * e).clamp_min(0.0)
-        return gradient + (now * self.scale).to(gradient.dtype).unsqueeze(-1) * pull
+        self.weight = _one_each(self.weight, e)
+        combined = gradient + (self.weight * self.scale).to(gradient.dtype).unsqueeze(-1) * pull
+        self.weight.add_(self.lr * self.scale * e).clamp_min_(0.0)
+        return combined
+
+
+def _one_each(weight: Tensor, searches: Tensor) -> Tensor:
+    """The weight as a tensor like ``searches``; made once, because a recorded step must find it where it was."""
+    if weight.shape == searches.shape and weight.device == searches.device:
+        return weight
+    return weight.to(searches.device).expand_as(searches).clone()

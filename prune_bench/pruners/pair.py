@@ -23,10 +23,13 @@ class Layout:
     Args:
         weights: The (packed) weights by name, [lanes x ..., ...] each.
         lanes: How many networks they hold side by side.
+
+    Attributes:
+        memory: Memory layout of convolutions' weights; the network's own, which would else be made in each pass.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], lanes: int) -> None:
-        self._lanes = lanes
+        self._lanes, self.memory = lanes, torch.contiguous_format
         self._shapes = {name: (len(weight) // lanes, *weight.shape[1:]) for name, weight in weights.items()}
         self.sizes = [weight.numel() // lanes for weight in weights.values()]
 
@@ -38,13 +41,11 @@ class Layout:
         """[lanes, N], or [N] of a single lane, as tensors of the packed weights' shapes."""
         lanes = len(flat) if flat.dim() == 2 else 1
         pieces = zip(flat.split(self.sizes, -1), self._shapes.items())
-        return {name: _shaped(piece, (lanes * first, *rest)) for piece, (name, (first, *rest)) in pieces}
+        return {name: self._shaped(piece, (lanes * first, *rest)) for piece, (name, (first, *rest)) in pieces}
 
-
-def _shaped(piece: Tensor, shape: tuple[int, ...]) -> Tensor:
-    layer = piece.reshape(shape)
-    # As the network's own weights are laid out; a convolution would otherwise do it again in each of its passes.
-    return layer.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else layer
+    def _shaped(self, piece: Tensor, shape: tuple[int, ...]) -> Tensor:
+        layer = piece.reshape(shape)
+        return layer.contiguous(memory_format=self.memory) if len(shape) == 4 else layer
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from prune_bench.pruners.base import Pruner, Sharing, Ticket
 from prune_bench.pruners.registry import pruners
 from prune_bench.ranking import Ranking
 from prune_bench.training.descent import Descent
+from prune_bench.training.replay import Replayed, record_of
 
 log = logging.getLogger(__name__)
 
@@ -133,9 +134,10 @@ class LotteryTicketRewinding(Pruner):
         """An epoch; at a level's end, prunes to its density and rewinds."""
         epoch, level, ends, batches = item
         self._descent = self._descent or self._descend()
-        self._descent.begin_epoch(epoch)
+        if self._descent.begin_epoch(epoch):
+            self._step.forget()
         for x, y in batches:
-            self._descent.step(x, y)
+            self._step(x, y)
             samples = y.shape[-1] * ranks()
             for lane in self.lanes:
                 lane.forwards, lane.backwards = lane.forwards + samples, lane.backwards + samples
@@ -144,7 +146,9 @@ class LotteryTicketRewinding(Pruner):
             self._prune(level)
 
     def _descend(self) -> Descent:
-        return Descent(self._packed, Mask.side_by_side(self._masks), self.recipe, lanes=len(self.lanes))
+        descent = Descent(self._packed, Mask.side_by_side(self._masks), self.recipe, lanes=len(self.lanes))
+        self._step = Replayed(descent.step, record_of(self.device))
+        return descent
 
     def _prune(self, level: float) -> None:
         lengths = {name: weight.detach().abs() for name, weight in prunable_weights(self._packed).items()}
@@ -154,4 +158,5 @@ class LotteryTicketRewinding(Pruner):
             self._rankings[i] = lane.found[level] = self._rankings[i].refine(magnitudes, self._masks[i].kept)
             self._masks[i] = self._rankings[i].mask(level)
         self._packed.load_state_dict(self._rewind)
+        self._step.forget()
         self._descent = None

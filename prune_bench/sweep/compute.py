@@ -22,7 +22,7 @@ from prune_bench.models import build_model
 from prune_bench.options import read_options
 from prune_bench.packing import pack, pack_data
 from prune_bench.parallel import WholeBatches, rank, ranks
-from prune_bench.precision import products
+from prune_bench.precision import products, repeatable
 from prune_bench.pruners import pruners
 from prune_bench.pruners.base import Pruner, Ticket
 from prune_bench.randomness import generator
@@ -54,7 +54,7 @@ def compute(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), whole:
         purpose = ("global", first.kind, *([rank()] if rank() else []))
         torch.manual_seed(generator(first.spec["seed"], *purpose).initial_seed())
-        with products("float32"):  # but for passes that are told otherwise
+        with repeatable(device), products("float32"):  # but for passes that are told otherwise
             return _HOW[first.kind](stages, inputs, device, checkpoint)
 
 

@@ -80,6 +80,42 @@ def write_rates(folder: Path, device: str, rates: dict[str, float]) -> None:
         _replace(folder / "costs.json", {device: read_rates(folder, device) | rates})
 
 
+def read_lanes(folder: Path) -> dict[str, int]:
+    """The sizes of packs that this run has begun with, by what was decided on; empty if none were.
+
+    Raises:
+        PruneBenchError: The file is damaged. It is not passed over: other packs end with other last bits.
+    """
+    path = folder / "packs.json"
+    try:
+        said = json.loads(path.read_text())
+        if not all(type(lanes) is int and lanes > 0 for lanes in said.values()):
+            raise ValueError("not every size is a number above 0")
+        return dict(said)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise PruneBenchError(
+            f"{path} cannot be read: {error}. It keeps the sizes of this run's packs; without it they are decided "
+            "anew, and cells computed from then on may differ in the last bits: remove it to accept that"
+        ) from None
+
+
+def write_lanes(folder: Path, lanes: dict[str, int]) -> dict[str, int]:
+    """Keeps sizes of packs, and gives all that are kept; what was decided before stands.
+
+    Raises:
+        PruneBenchError: The file cannot be written.
+    """
+    try:
+        _replace(folder / "packs.json", lanes | read_lanes(folder))
+    except OSError as error:
+        raise PruneBenchError(
+            f"{folder / 'packs.json'} cannot be written: {error}; name another folder with output="
+        ) from None
+    return read_lanes(folder)
+
+
 def read_history(folder: Path) -> list[dict[str, str]]:
     """The sweeps that computed something here, oldest first: ``when``, ``command``, ``version``, ``commit``."""
     with contextlib.suppress(OSError, ValueError):

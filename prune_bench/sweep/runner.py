@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass, field, replace
 
-from prune_bench.config import Limits
+from prune_bench.config import Limits, Replay
 from prune_bench.sweep.claims import Claims
 from prune_bench.sweep.executors import Executor, Job, Outcome
 from prune_bench.sweep.failures import Failure, failures_of, read_failure, write_failure
@@ -47,7 +47,7 @@ Watch = Callable[[Progress, str | None], None]
 
 def run_plan(
     todo: dict[str, Stage], packs: list[Pack], store: Store, executor: Executor, *, threads: int, limits: Limits,
-    watch: Watch,
+    watch: Watch, replay: Replay = "auto",
 ) -> Progress:  # fmt: skip
     """Computes ``todo``.
 
@@ -60,9 +60,11 @@ def run_plan(
         limits: How long a stage may take.
         watch: Told after every change, and twice a second; its second argument is the key of a stage that was just
             finished, or None.
+        replay: Whether steps are recorded and replayed.
     """
     with Claims(store.files) as claims:
-        return _Run(todo, open_packs(packs, todo, store), store, executor, claims, threads, limits, watch).run()
+        opened = open_packs(packs, todo, store)
+        return _Run(todo, opened, store, executor, claims, threads, limits, watch, replay).run()
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,11 @@ class _Running:
 class _Run:
     def __init__(
         self, todo: dict[str, Stage], packs: list[OpenPack], store: Store, executor: Executor, claims: Claims,
-        threads: int, limits: Limits, watch: Watch,
+        threads: int, limits: Limits, watch: Watch, replay: Replay,
     ) -> None:  # fmt: skip
         self._todo, self._packs, self._store, self._executor = todo, packs, store, executor
         self._claims, self._threads, self._limits, self._watch = claims, threads, limits, watch
+        self._replay: Replay = replay
         self._progress = Progress(todo, len(executor.devices))
         self._pack_of = {key: i for i, pack in enumerate(packs) for key in pack.wanted}
         self._waits = [{k for key in pack.wanted for k in todo[key].inputs.values() if k in todo} for pack in packs]
@@ -163,7 +166,7 @@ class _Run:
         job = Job(
             lanes=lanes, pack=self._packs[pack].keys, seeds=self._packs[pack].seeds,
             store=self._store.location, threads=self._threads,
-            device=self._executor.devices[slot], limits=self._limits,
+            device=self._executor.devices[slot], limits=self._limits, replay=self._replay,
         )  # fmt: skip
         self._progress.running |= dict.fromkeys(keys, time.time())
         self._watch(self._progress, None)  # an executor of this process comes back when all is over

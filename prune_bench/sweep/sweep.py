@@ -13,6 +13,7 @@ from rich.console import Console
 from prune_bench.config import Experiment, load_experiment, save_experiment
 from prune_bench.data import load_data
 from prune_bench.data.protocol import DataSet
+from prune_bench.device_profile import replay_is_off
 from prune_bench.errors import PruneBenchError
 from prune_bench.report.results import load_results, read_records
 from prune_bench.sweep.cells import Cell, check, check_shares, read_methods
@@ -161,6 +162,9 @@ def _run(
     if dashboard := getattr(executor, "dashboard", ""):
         console.print(f"  Ray's dashboard: http://{dashboard}", highlight=False)
     kind = device_kind(devices[0])
+    asked = kind == "cuda" and experiment.devices.replay == "auto" and experiment.devices.address is None
+    if asked and (why := replay_is_off()):
+        console.print(f"  replay is off on this GPU: {why}", highlight=False)
     packs = make_packs(plan, pack_sizes(experiment, sample_data(experiment), kind))
     status, began, last = StatusFile(experiment.folder), time.time(), 0.0
     with Display(console) as display:
@@ -188,6 +192,7 @@ def _run(
                 threads=experiment.devices.threads,
                 limits=experiment.limits,
                 watch=watch,
+                replay=experiment.devices.replay,
             )
             show(progress)
             keep(lambda: write_rates(experiment.folder, kind, measured_rates(todo, progress.done)), console)

@@ -7,7 +7,7 @@ optimisation steps under manual optimisation (figures in ``benchmarks/README.md`
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 
 from prune_bench.data.protocol import Batch, TrainingData
 
@@ -21,10 +21,12 @@ class Epochs:
         data: Where batches come from.
         batch_size: Images a batch.
         first: The epoch that Lightning's epoch 0 stands for; orders and augmentation are drawn by epoch.
+        end: The epoch that is not begun any more.
     """
 
-    def __init__(self, data: TrainingData, batch_size: int, *, first: int = 0) -> None:
-        self._data, self._batch_size, self._first, self._epoch = data, batch_size, first, 0
+    def __init__(self, data: TrainingData, batch_size: int, *, first: int = 0, end: int = 0) -> None:
+        self._data, self._batch_size, self._first, self._end, self._epoch = data, batch_size, first, end, 0
+        self._begun: dict[int, Iterator[Batch]] = {}
 
     @property
     def sampler(self) -> Epochs:
@@ -40,9 +42,24 @@ class Epochs:
 
     def __iter__(self) -> Iterator[Iterator[Batch]]:
         # A generator, because a training that is gone on with asks for its iterator before it names the epoch.
-        batches = self._data.epoch(self._first + self._epoch, self._batch_size, augment=True)
-        for _ in range(len(self)):
-            yield islice(batches, STEPS_PER_BLOCK)
+        epoch = self._first + self._epoch
+        batches = self._begun.pop(epoch, None) or self._batches(epoch)
+        for left in reversed(range(len(self))):
+            block = islice(batches, STEPS_PER_BLOCK)
+            yield block if left else chain(block, self._begin(epoch + 1))
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        return self._data.epoch(epoch, self._batch_size, augment=True)
+
+    def _begin(self, epoch: int) -> Iterator[Batch]:
+        """No batch; draws the next epoch while a GPU still works on this one, whose loss is read afterwards.
+
+        Only for data whose draws are from generators of their own: from the global one they would come out of order.
+        """
+        if epoch < self._end and getattr(self._data, "draws_apart", False):
+            batches = self._batches(epoch)
+            self._begun[epoch] = chain(list(islice(batches, 1)), batches)
+        yield from ()
 
 
 class Steps:

@@ -20,6 +20,7 @@ from prune_bench.packing import PackedData, lane_outputs, pack, unpack_
 from prune_bench.training.blocks import Epochs
 from prune_bench.training.checkpoint import Checkpoint
 from prune_bench.training.descent import Descent
+from prune_bench.training.replay import Replayed, record_of
 from prune_bench.training.scores import LaneScores
 from prune_bench.training.trainer import fit
 
@@ -72,18 +73,20 @@ class SparseTraining(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser, made here because only now the network is on its device."""
         self._descent = Descent(self.network, self.mask, self.recipe, lanes=self.lanes)
+        self._step = Replayed(self._descent.step, record_of(self.device))
         return self._descent.optimizer
 
     def on_train_epoch_start(self) -> None:
         """Sets the epoch's learning rate."""
-        self._descent.begin_epoch(self._epoch)
+        if self._descent.begin_epoch(self._epoch):
+            self._step.forget()
         self._losses = torch.zeros(self.lanes, device=self.device)
         self._steps = 0
 
     def training_step(self, block: Iterator[Batch], index: int) -> None:
         """A block of optimisation steps."""
         for x, y in block:
-            self._losses += self._descent.step(x, y)
+            self._losses += self._step(x, y)
             self._steps += 1
 
     def on_train_epoch_end(self) -> None:
@@ -100,6 +103,10 @@ class SparseTraining(LightningModule):
             self.curves[lane].append({"epoch": self._epoch, "train/loss": loss, **validation})
         log.info("epoch %d: loss %s", self._epoch, ", ".join(f"{loss:.4f}" for loss in losses))
         self.trainer.should_stop = None not in self.diverged
+
+    def on_train_end(self) -> None:
+        """Lets go of the record, and of the device's memory that it holds."""
+        self._step.forget()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what was noted of the epochs so far."""
@@ -161,7 +168,7 @@ def train_lanes(
     """
     module = SparseTraining(networks, masks, recipe, data, first_epoch=first_epoch)
     epochs = (recipe.epochs if last_epoch is None else last_epoch) - first_epoch
-    loader = Epochs(data, recipe.batch_size, first=first_epoch)
+    loader = Epochs(data, recipe.batch_size, first=first_epoch, end=first_epoch + epochs)
     fit(module, loader, epochs=epochs, device=device, checkpoint=checkpoint)
     trained = [copy.deepcopy(network).to(device) for network in networks]
     unpack_(module.network, trained)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import warnings
@@ -29,18 +30,20 @@ def fit(
         module: A pruner or a training, under manual optimisation.
         loader: Its items; anything iterable, sized or not.
         epochs: Passes over ``loader``.
-        device: Where it runs; ``cuda`` without an index is the first GPU that is visible.
+        device: Where it runs; ``cuda`` without an index is the current GPU, which stays the current one.
         checkpoint: Where it keeps how far it is, and goes on from if it was cut off; None to keep nothing.
 
     Raises:
         KeyboardInterrupt: Ctrl-C. Lightning turns it into ``SystemExit`` and leaves Ctrl-C switched off.
     """
-    handler = signal.getsignal(signal.SIGINT)
+    device, handler = with_index(device), signal.getsignal(signal.SIGINT)
     trainer = _trainer(epochs, device, checkpoint)
     items = _Items(loader) if isinstance(loader, (list, tuple)) else loader
     resumed = _resumed(module, device, checkpoint)
     try:
-        with warnings.catch_warnings():
+        # Lightning makes its GPU the current one, and leaves it so.
+        here = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+        with here, warnings.catch_warnings():
             # Lightning warns of few workers, no optimiser and no validation: all three are meant.
             warnings.simplefilter("ignore")
             trainer.fit(module, train_dataloaders=items, ckpt_path=resumed)
@@ -49,6 +52,13 @@ def fit(
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from None
         raise
+
+
+def with_index(device: torch.device) -> torch.device:
+    """The same device; ``cuda`` without an index is the current GPU by its index."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 class _Items:
@@ -75,7 +85,7 @@ def _resumed(module: LightningModule, device: torch.device, checkpoint: Checkpoi
 def _trainer(epochs: int, device: torch.device, checkpoint: Checkpoint | None) -> Trainer:
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    devices: Any = 1 if device.type != "cuda" else [device.index or 0]
+    devices: Any = 1 if device.type != "cuda" else [device.index]
     return Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
         devices=devices,

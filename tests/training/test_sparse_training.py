@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import prune_bench as pb
 from prune_bench.data import load_data
@@ -13,7 +14,7 @@ from prune_bench.mask import Mask, prunable_weights
 from prune_bench.models import build_model
 from prune_bench.randomness import generator
 from prune_bench.training import evaluate, train
-from prune_bench.training.descent import Descent
+from prune_bench.training.descent import Descent, clip_lanes_
 
 CPU = torch.device("cpu")
 RECIPE = pb.Recipe(epochs=4, batch_size=64, milestones=(2,), weight_decay=1e-2, clip_norm=0.5)
@@ -129,3 +130,62 @@ def test_no_step_has_the_host_wait_for_the_device(network, data, precision, no_h
         loss = descent.step(*next(batches))
         with pytest.raises(AssertionError, match="waits for the device"):
             loss.item()
+
+
+def test_masks_lie_in_memory_as_the_gradients_they_are_laid_on(network, data):
+    descent = Descent(network, random_mask(network, 0.3), RECIPE)
+    descent.step(*next(data.epoch(0, 64, augment=False)))
+    gradients = [weight.grad for weight, _ in descent._keep]
+    assert any(gradient.stride() != gradient.contiguous().stride() for gradient in gradients)
+    assert [keep.stride() for _, keep in descent._keep] == [gradient.stride() for gradient in gradients]
+
+
+def clipped_lane_by_lane(gradients, lanes, limit):
+    """Each lane's pieces times a factor of its own, one product a piece."""
+    pieces = [piece for gradient in gradients for piece in gradient.chunk(lanes)]
+    norms = torch.stack(list(torch._foreach_norm(pieces))).view(-1, lanes).norm(dim=0)
+    factors = (limit / (norms + 1e-6)).clamp(max=1.0)
+    for piece, factor in zip(pieces, list(factors.unbind()) * len(gradients)):
+        piece.mul_(factor)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("limit", [0.5, 1e6])
+def test_clipping_is_the_product_of_each_piece_with_its_lanes_factor_to_the_bit(lanes, dtype, limit):
+    g = torch.Generator().manual_seed(0)
+    shapes = [(4, 3, 3, 3), (5,), (6, 7), (2, 4, 1, 1)]
+    found = [torch.randn(lanes * n, *rest, generator=g).to(dtype) for n, *rest in shapes]
+    found[0] = found[0].contiguous(memory_format=torch.channels_last)
+    expected = [gradient.clone() for gradient in found]
+    clip_lanes_(found, lanes, limit)
+    clipped_lane_by_lane(expected, lanes, limit)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected))
+
+
+@pytest.mark.parametrize(("lanes", "products"), [(1, 1), (8, 4)])
+def test_clipping_takes_one_product_or_one_a_gradient(lanes, products):
+    counted = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket.__name__.endswith("mul_"):
+                # A list of factors is a kernel for each tensor.
+                counted.extend([func] * (len(args[0]) if "List" in str(func) else 1))
+            return func(*args, **(kwargs or {}))
+
+    with Count():
+        clip_lanes_([torch.randn(lanes * 3, 2) for _ in range(4)], lanes, 0.5)
+    assert len(counted) == products
+
+
+def test_a_parameter_without_a_dimension_is_clipped_with_the_others():
+    gradients = [torch.tensor(3.0), torch.tensor([4.0])]
+    clip_lanes_(gradients, 1, 0.5)
+    torch.testing.assert_close(torch.stack([gradients[0], gradients[1][0]]), torch.tensor([0.3, 0.4]))
+
+
+def test_an_epoch_tells_whether_its_rate_is_another(network):
+    descent = Descent(network, Mask.full(network), RECIPE)
+    assert [descent.begin_epoch(epoch) for epoch in (0, 1, 2, 3)] == [False, False, True, False]
+    assert descent.begin_epoch(0)

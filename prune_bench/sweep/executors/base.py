@@ -17,7 +17,7 @@ from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prune_bench.config import Limits
+from prune_bench.config import Limits, Replay
 from prune_bench.sweep.executors.ranks import RankError, launch
 from prune_bench.sweep.failures import Failure
 from prune_bench.sweep.logs import log_name, stage_log
@@ -42,6 +42,7 @@ class Job:
         threads: CPU threads.
         seeds: Of all lanes: those of one seed have their data in common and, in a search, the dense network.
         limits: How long a stage may take, and how often a training writes a checkpoint.
+        replay: Whether steps are recorded and replayed.
     """
 
     lanes: tuple[Stage | None, ...]
@@ -51,6 +52,7 @@ class Job:
     threads: int
     seeds: tuple[int, ...]
     limits: Limits
+    replay: Replay = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +168,7 @@ def _do(place: str, job: Job, lanes: tuple[Stage | None, ...]) -> None:
     from prune_bench.memory import keep_freed_memory
     from prune_bench.parallel import rank
     from prune_bench.sweep.compute import compute, made_by
+    from prune_bench.training.replay import recorded_steps, replay_here
 
     torch.set_num_threads(job.threads)
     keep_freed_memory()
@@ -175,12 +178,14 @@ def _do(place: str, job: Job, lanes: tuple[Stage | None, ...]) -> None:
     stages = _filled(lanes, job.seeds)
     inputs = [_read_inputs(stage, store) for stage in stages]
     checkpoint = _checkpoint(job, stages)
-    artifacts = compute(stages, inputs, device, checkpoint)
+    with recorded_steps("graph" if replay_here(job.replay, device) else None) as recording:
+        artifacts = compute(stages, inputs, device, checkpoint)
     if rank() != 0:
         return
+    where = made_by(device, len(lanes)) | ({"replayed": True} if recording.replayed else {})
     for lane, artifact in zip(lanes, artifacts):
         if lane is not None:
-            record = {"made_by": made_by(device, len(lanes)), **artifact.record}
+            record = {"made_by": where, **artifact.record}
             if len(lanes) > 1:
                 record |= {"packed": list(job.pack), "packed_seeds": list(job.seeds)}
             store.write(lane.key, Artifact(record, artifact.tensors))

@@ -1,0 +1,80 @@
+"""Cores, threads and memory, with control groups written by hand."""
+
+import os
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from prune_bench.doctor import machine
+from tests.doctor.planted import subject
+
+
+@pytest.fixture
+def four_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("slots", "threads", "limit", "verdict", "way"),
+    [
+        (4, 1, None, "pass", ""),
+        (2, 2, None, "pass", ""),
+        (1, 1, 0.5, "pass", ""),
+        (4, 2, None, "mend", "devices.threads=1"),
+        (5, 2, None, "mend", "devices.count=4 and devices.threads=1"),
+        (4, 1, 2.5, "mend", "devices.count=2"),
+        (1, 8, None, "mend", "devices.threads=4"),
+        (2, 4, 3.0, "mend", "devices.threads=1"),
+    ],
+)
+def test_more_threads_than_cores_are_told_with_a_way_out(four_cores, slots, threads, limit, verdict, way):
+    line = machine.cores(slots, threads, limit)
+    assert line.verdict == verdict
+    assert way in line.words
+
+
+def test_gpus_are_not_left_idle_for_want_of_cores(four_cores):
+    assert "ask for 8 cores" in machine.cores(8, 1, None, on_gpus=True).words
+    assert "devices.threads=1" in machine.cores(4, 2, None, on_gpus=True).words
+
+
+def test_others_at_work_are_told(four_cores, monkeypatch):
+    assert "others are at work" not in machine.cores(4, 1, None).words
+    monkeypatch.setattr(os, "getloadavg", lambda: (9.0, 0, 0))
+    assert "load 9.0: others are at work" in machine.cores(4, 1, None).words
+
+
+@pytest.mark.parametrize(
+    ("files", "cores", "memory"),
+    [
+        ({"cgroup": "0::/a/b\n", "root/a/b/cpu.max": "max 100000", "root/a/cpu.max": "150000 100000",
+          "root/a/b/memory.max": "max", "root/memory.max": "4096"}, 1.5, 4096),
+        ({"cgroup": "0::/\n", "root/cpu.max": "200000 100000\n", "root/memory.max": "max"}, 2.0, None),
+        ({"cgroup": "3:cpu,cpuacct:/x\n5:memory:/y\n", "root/cpu/x/cpu.cfs_quota_us": "50000",
+          "root/cpu/x/cpu.cfs_period_us": "100000", "root/cpu/cpu.cfs_quota_us": "-1",
+          "root/cpu/cpu.cfs_period_us": "100000", "root/memory/y/memory.limit_in_bytes": "1000"}, 0.5, 1000),
+        ({"cgroup": "nothing of the kind\n"}, None, None),
+        ({"cgroup": "0::/\n", "root/cpu.max": "1 0", "root/memory.max": "much"}, None, None),
+        ({}, None, None),
+    ],
+)  # fmt: skip
+def test_limits_of_control_groups_of_both_versions(tmp_path, files, cores, memory):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    groups = machine._groups(tmp_path / "cgroup", tmp_path / "root")
+    assert machine.quota(groups) == cores
+    assert machine.memory_limit(groups) == memory
+
+
+def test_memory_is_what_is_free_and_no_more_than_the_limit(monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64e9, available=48e9))
+    assert machine.memory(None).words == "48.0 GB free of 64.0 GB"
+    assert machine.memory(2**63 - 4096).words == "48.0 GB free of 64.0 GB"  # how version 1 writes no limit
+    assert machine.memory(8 * 10**9).values == {"memory_free": 8 * 10**9}
+
+
+def test_this_machine_has_an_answer():
+    assert [line.name for line in machine.look(subject(known={"slots": ["cpu"]}))] == ["cores", "memory"]
