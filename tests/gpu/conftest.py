@@ -69,3 +69,11 @@ def cuda() -> torch.device:
         pytest.skip("needs a GPU")
     torch.cuda.init()  # C++ may take a pretended one for it
     return torch.device("cuda:0")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one job follow each other, so that one worker of several does it."""
+    at = [i for i, item in enumerate(items) if item.path.name == "test_jobs.py"]
+    order = sorted((items[i] for i in at), key=lambda item: [*JOBS].index(item.callspec.params["job"]))
+    for i, item in zip(at, order):
+        items[i] = item
