@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import prune_bench as pb
 from prune_bench.config import Recipe
 from prune_bench.data import load_data
-from prune_bench.data.protocol import Batch, DataSet
+from prune_bench.data.protocol import Batch
 from prune_bench.files import LocalFiles
 from prune_bench.mask import Mask, prunable_weights
 from prune_bench.metrics import mask_metrics
@@ -51,6 +51,7 @@ class Place:
         inside: Entered before the second step of an epoch is begun, and left when its last has ended.
         dtype: Of weights and images.
         steps: Batches that were used inside so far.
+        epochs: Numbers of the epochs that were begun.
     """
 
     device: torch.device
@@ -77,23 +78,28 @@ class Place:
         self._watch(together, cut_off)
         return together
 
-    def _watch(self, data: DataSet, cut_off: int | None) -> None:
-        real, given = data.epoch, 0
+    def _watch(self, data: Any, cut_off: int | None) -> None:
+        epoch, balanced, evaluation, given = data.epoch, data.balanced, data.evaluation, 0
 
-        def epoch(number: int, *args: Any, **how: Any) -> Iterator[Batch]:
+        def watched(number: int, *args: Any, **how: Any) -> Iterator[Batch]:
             nonlocal given
             self.epochs.append(number)
             with contextlib.ExitStack() as stack:
-                for index, (x, y) in enumerate(real(number, *args, **how)):
+                for index, batch in enumerate(epoch(number, *args, **how)):
                     if given == cut_off:
                         raise KeyboardInterrupt
                     given += 1
                     self.steps += index > 0
-                    yield x.to(self.dtype), y
+                    yield self._typed(batch)
                     if index == 0 and cut_off is None:
                         stack.enter_context(self.inside())
 
-        data.epoch = epoch  # type: ignore[method-assign]
+        data.epoch = watched
+        data.balanced = lambda *args: self._typed(balanced(*args))
+        data.evaluation = lambda *args: map(self._typed, evaluation(*args))
+
+    def _typed(self, batch: Batch) -> Batch:
+        return batch[0].to(self.dtype), batch[1]
 
 
 def random_mask(network: nn.Module, seed: int, density: float = 0.3) -> Mask:
@@ -102,9 +108,7 @@ def random_mask(network: nn.Module, seed: int, density: float = 0.3) -> Mask:
     return Ranking.from_scores(scores).mask(density)
 
 
-def train(
-    place: Place, lanes: int = 1, precision: str = "float32", model: str = "resnet8", **how: Any
-) -> list[Any]:
+def train(place: Place, lanes: int = 1, precision: str = "float32", model: str = "resnet8", **how: Any) -> list[Any]:
     """Trains masked networks; gives their states and curves."""
     networks = [place.network(seed, model) for seed in range(lanes)]
     masks = [random_mask(network, seed) for seed, network in enumerate(networks)]
@@ -190,9 +194,7 @@ def _trainings() -> Iterator[tuple[str, Job]]:
     for lanes in (1, 2):
         yield f"training x{lanes} resumed", Job(lambda p, a=lanes: resumed(p, train, lanes=a))
         yield f"ltr x{lanes}", Job(lambda p, a=lanes: search(p, "ltr", a, density=0.5 if a == 1 else 0.8))
-        yield f"ltr x{lanes} resumed", Job(
-            lambda p, a=lanes: resumed(p, search, method="ltr", lanes=a, density=0.8)
-        )
+        yield f"ltr x{lanes} resumed", Job(lambda p, a=lanes: resumed(p, search, method="ltr", lanes=a, density=0.8))
 
 
 def _scorings() -> Iterator[tuple[str, Job]]:

@@ -95,7 +95,9 @@ class Pretended(Tensor):
             return memo[id(self)]
         made = self.detach().clone()
         is_parameter = isinstance(self, torch.nn.Parameter)
-        made = torch.nn.Parameter(made, self.requires_grad) if is_parameter else made.requires_grad_(self.requires_grad)
+        made = (
+            torch.nn.Parameter(made, self.requires_grad) if is_parameter else made.requires_grad_(self.requires_grad)
+        )
         made.grad = copy.deepcopy(self.grad, memo)
         memo[id(self)] = made
         return made

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -27,11 +25,11 @@ TOY = {
     },
     "densities": [0.5],
     "seeds": [0, 1],
-    "prune_at": ["init", "rewind"],
+    "prune_at": ["rewind"],
     "executor": "inline",
     "wandb": {"mode": "disabled"},
 }  # fmt: skip
-OF_THE_MACHINE = ["search/seconds", "train/seconds", "memory/peak_bytes", "run"]
+OF_THE_MACHINE = ["search/seconds", "train/seconds", "memory/peak_bytes", "run", "device"]
 UNINITIALISED = pytest.mark.xfail(
     strict=True, reason="memory statistics are reset before CUDA is initialised, so that every stage fails"
 )
@@ -41,24 +39,33 @@ def table(folder: Path, accelerator: str, *overrides: str) -> pd.DataFrame:
     """The results of a sweep in which nothing fails."""
     where = [f"output={folder}", f"devices.accelerator={accelerator}"]
     experiment, out = make_experiment(TOY, [*where, *overrides]), io.StringIO()
-    pretended: Any = pretended_gpu() if accelerator == "cuda" else contextlib.nullcontext()
-    with pretended as gpu:
-        code = sweep.run_sweep(experiment, Console(file=out, width=140))
+    code = sweep.run_sweep(experiment, Console(file=out, width=140))
     assert code == 0, out.getvalue()
-    assert gpu is None or (gpu.seen.faults == [] and gpu.seen.waits.total() > 100), "it ran on the CPU"
-    return pb.load_results(folder).drop(columns=OF_THE_MACHINE)
+    results = pb.load_results(folder)
+    assert results.device.str.startswith(accelerator).all()
+    return results.drop(columns=OF_THE_MACHINE)
 
 
 @UNINITIALISED
-def test_stages_of_a_sweep_run_on_a_gpu(tmp_path):
-    found = table(tmp_path, "cuda", "methods={snip: {}}", "seeds=[0]", "prune_at=[init]")
+def test_stages_of_a_sweep_run_on_a_gpu(gpu, tmp_path):
+    found = table(tmp_path, "cuda", "methods={snip: {}}", "seeds=[0]")
     assert set(found.status) == {"done"}
+    assert gpu.seen.faults == []
 
 
 @UNINITIALISED
 @pytest.mark.slow
 @pytest.mark.parametrize("pack", [1, 4])
 def test_a_sweeps_table_is_the_cpus_to_the_bit(tmp_path, pack):
-    found, wanted = (table(tmp_path / kind, kind, f"train.pack={pack}") for kind in ("cuda", "cpu"))
-    assert len(found) == 2 * 2 * len(TOY["methods"])
-    pd.testing.assert_frame_equal(found, wanted, check_exact=True)
+    with pretended_gpu() as gpu:
+        found = table(tmp_path / "cuda", "cuda", f"train.pack={pack}")
+    assert gpu.seen.faults == []
+    assert len(found) == 2 * len(TOY["methods"])
+    pd.testing.assert_frame_equal(found, table(tmp_path / "cpu", "cpu", f"train.pack={pack}"), check_exact=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pack", [1, 4])
+def test_a_sweep_run_twice_on_a_real_gpu_gives_the_same_bits(cuda, tmp_path, pack):
+    one, other = (table(tmp_path / name, "cuda", f"train.pack={pack}") for name in ("one", "other"))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
