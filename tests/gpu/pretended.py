@@ -65,6 +65,15 @@ class Pretended(Tensor):
     def __repr__(self, *_: Any, **__: Any) -> str:
         return f"Pretended({self.inner!r})"
 
+    @property
+    def data(self) -> Tensor:
+        return Tensor.data.__get__(self)
+
+    @data.setter
+    def data(self, other: Pretended) -> None:
+        Tensor.data.__set__(self, other)  # refuses what is not of a GPU; changes sizes and strides
+        self.inner, self.place = other.inner, other.place
+
     def __tensor_flatten__(self) -> tuple[list[str], torch.device]:
         # By this method modules know that ``parameter.data = other`` cannot move the numbers, and swap tensors.
         return ["inner"], self.place
@@ -134,6 +143,7 @@ class Gpu(TorchDispatchMode):
 
         def inside(leaf: Any) -> Any:
             if isinstance(leaf, Pretended):
+                assert leaf.stride() == leaf.inner.stride(), "C++ has changed a tensor that is only pretended"
                 return leaf.inner
             return CPU if isinstance(leaf, torch.device) else leaf
 
@@ -141,7 +151,7 @@ class Gpu(TorchDispatchMode):
             if not isinstance(leaf, Tensor):
                 return leaf
             if (known := wrappers.get(id(leaf))) is not None:
-                assert known.shape == leaf.shape, f"{func} changes a shape in place, which is not pretended"
+                assert known.shape == leaf.shape, f"{func} changes a shape in place, which cannot be pretended"
                 return known
             # What is moved but not changed must still be another tensor.
             is_host = target.type != "cuda" or (id(leaf) in hosts and call.name != "_to_copy")

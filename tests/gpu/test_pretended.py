@@ -118,6 +118,16 @@ def test_a_module_that_is_moved_keeps_its_parameters_and_what_they_share(gpu):
     assert weight.is_cuda
 
 
+def test_data_that_are_exchanged_are_those_that_count_from_then_on(gpu):
+    weight = nn.Parameter(torch.rand(2, 3, 4, 4, device=CUDA))
+    weight.data = 2 * weight.data.to(memory_format=torch.channels_last)
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert (weight + 0).is_contiguous(memory_format=torch.channels_last)
+    assert (weight.cpu() == weight.data.cpu()).all()
+    with pytest.raises(RuntimeError, match="incompatible"):
+        weight.data = torch.rand(2, 3, 4, 4)
+
+
 def train_with(monkeypatch, gpu, fault):
     """A training in whose every step ``fault`` happens to the losses."""
     real = Descent.step
