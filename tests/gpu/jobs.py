@@ -15,12 +15,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import prune_bench as pb
 from prune_bench.config import Recipe
 from prune_bench.data import load_data
 from prune_bench.data.protocol import Batch
+from prune_bench.data.user import as_training_data
 from prune_bench.files import LocalFiles
 from prune_bench.mask import Mask, prunable_weights
 from prune_bench.metrics import mask_metrics
@@ -75,11 +77,11 @@ class Place:
         """
         own = [load_data("synthetic", DATA, seed).to(self.device) for seed in range(1 if shared else lanes)]
         together = pack_data(own * lanes if shared else own)
-        self._watch(together, cut_off)
-        return together
+        return self.watched(together, cut_off)
 
-    def _watch(self, data: Any, cut_off: int | None) -> None:
-        epoch, balanced, evaluation, given = data.epoch, data.balanced, data.evaluation, 0
+    def watched(self, data: Any, cut_off: int | None = None) -> Any:
+        """The data, of :attr:`dtype` and with :attr:`inside` around their steps."""
+        epoch, balanced, evaluation, given = data.epoch, data.balanced, getattr(data, "evaluation", None), 0
 
         def watched(number: int, *args: Any, **how: Any) -> Iterator[Batch]:
             nonlocal given
@@ -97,6 +99,7 @@ class Place:
         data.epoch = watched
         data.balanced = lambda *args: self._typed(balanced(*args))
         data.evaluation = lambda *args: map(self._typed, evaluation(*args))
+        return data
 
     def _typed(self, batch: Batch) -> Batch:
         return batch[0].to(self.dtype), batch[1]
@@ -150,13 +153,43 @@ def resumed(place: Place, job: Callable[..., Any], **how: Any) -> Any:
     return result
 
 
+def train_on_pictures(place: Place) -> list[Any]:
+    """Trains on pictures that are decoded for each batch anew."""
+    draw, recipe = torch.Generator().manual_seed(0), dataclasses.replace(RECIPE, batch_size=4)
+    with TemporaryDirectory() as root:
+        for split, count in (("train", 4), ("val", 1)):
+            for index in range(CLASSES * count):
+                folder = Path(root, "imagenet", split, f"class {index % CLASSES}")
+                folder.mkdir(parents=True, exist_ok=True)
+                pixels = torch.randint(256, (20, 20, 3), generator=draw, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(folder / f"{index}.png")
+        options = {"root": root, "image_size": SIZE, "validation": 0.25}
+        data = place.watched(load_data("imagenet", options, 0).to(place.device))
+        network = place.network(0)
+        trained = train_lanes([network], [random_mask(network, 0)], recipe, data, device=place.device)
+    return [(lane.network.state_dict(), lane.curves) for lane in trained]
+
+
+def batches() -> list[Batch]:
+    """Batches as a user brings them."""
+    draw = torch.Generator().manual_seed(0)
+    return [(torch.randn(8, 3, SIZE, SIZE, generator=draw), torch.arange(8) % CLASSES) for _ in range(STEPS)]
+
+
+def search_on_batches(place: Place) -> list[Any]:
+    """Searches for a ticket on batches that a user brings."""
+    entry = pruners.find("cts", "method")
+    found = entry.build(place.network(0), (0.3,), entry.options(**SEARCH), recipe=RECIPE, seed=0)
+    data = place.watched(as_training_data(batches(), found.network, place.device))
+    fit(found, found.work(data), epochs=1, device=place.device)
+    return [{d: r.layers for d, r in found.found.items()}, found.curves, found.summary]
+
+
 def find_mask(place: Place, method: str, at: str = "given", **options: Any) -> dict[str, Tensor]:
     """Finds a mask by the public function, for a network on the CPU (``given``) or on the device (``own``)."""
-    draw = torch.Generator().manual_seed(0)
-    batches = [(torch.randn(8, 3, SIZE, SIZE, generator=draw), torch.arange(8) % CLASSES) for _ in range(4)]
     network = place.network(0).to(place.device if at == "own" else "cpu")
     device = None if at == "own" else place.device
-    return dict(pb.find_mask(network, method, density=0.3, data=batches, device=device, recipe=RECIPE, **options))
+    return dict(pb.find_mask(network, method, density=0.3, data=batches(), device=device, recipe=RECIPE, **options))
 
 
 def ticket(place: Place) -> list[Any]:
@@ -218,6 +251,8 @@ def _searches() -> Iterator[tuple[str, Job]]:
 
 
 def _others() -> Iterator[tuple[str, Job]]:
+    yield "training on pictures", Job(train_on_pictures)
+    yield "cts on batches", Job(search_on_batches)
     yield "ticket", Job(ticket, steps=False)
     for method, options in EVERY.items():
         yield f"find_mask {method}", Job(lambda p, m=method, o=options: find_mask(p, m, **o), steps=False)
