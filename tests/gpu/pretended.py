@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_map_only
 
 from tests.gpu.calls import Call
 from tests.gpu.driver import Driver, pretended_driver
@@ -95,9 +96,8 @@ class Pretended(Tensor):
     __array__ = numpy
 
     def __reduce_ex__(self, protocol: int) -> Any:
-        # A real one is read back with ``map_location="cpu"``, which gives what is saved here.
         Gpu.current.seen.wait("device->host copy of a pickle")
-        return self.inner.detach().clone().requires_grad_(self.requires_grad).__reduce_ex__(protocol)
+        return read_back, (self.inner.detach().clone(), self.place.index, self.requires_grad)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if id(self) in memo:
@@ -112,12 +112,21 @@ class Pretended(Tensor):
         return made
 
 
+def read_back(inner: Tensor, index: int, requires_grad: bool) -> Tensor:
+    """A tensor out of a file: on the GPU that it came from, unless ``torch.load`` is asked for another place."""
+    asked = Gpu.current.map_location
+    place = torch.device("cuda", index) if asked is None else torch.device(asked)
+    return (inner if place == CPU else Pretended(inner, place)).requires_grad_(requires_grad)
+
+
 class Gpu(TorchDispatchMode):
     """Runs the operators.
 
     Attributes:
         seen: What has happened so far.
         driver: The driver beneath.
+        generator: Device of the generator of the call that runs now, None without one.
+        map_location: Of the ``torch.load`` that runs now.
     """
 
     current: Gpu
@@ -125,12 +134,25 @@ class Gpu(TorchDispatchMode):
     def __init__(self, driver: Driver) -> None:
         super().__init__()
         self.seen, self.driver = Seen(), driver
-        self.generator: torch.device | None = None  # device of the generator of the call that runs now
+        self.generator: torch.device | None = None
+        self.map_location: Any = None
 
     @property
     def place(self) -> torch.device:
         """The current GPU."""
         return torch.device("cuda", self.driver.current)
+
+    def loading(self, load: Callable[..., Any]) -> Callable[..., Any]:
+        """``torch.load`` that knows pretended tensors."""
+
+        def loaded(file: Any, map_location: Any = None, **how: Any) -> Any:
+            on_gpu = _kind(map_location) == "cuda"
+            self.map_location = CPU if on_gpu else map_location
+            with torch.serialization.safe_globals([read_back]):
+                found = load(file, self.map_location, **how)
+            return tree_map_only(Tensor, lambda tensor: tensor.to(map_location), found) if on_gpu else found
+
+        return loaded
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         call = Call.of(func, args, kwargs or {}, self.generator)
@@ -223,5 +245,6 @@ def pretended_gpu(count: int = 1) -> Iterator[Gpu]:
     """
     with pretended_driver(count) as driver:
         Gpu.current = Gpu(driver)
-        with Gpu.current, Calls(Gpu.current):
+        load = mock.patch.object(torch, "load", Gpu.current.loading(torch.load))
+        with load, Gpu.current, Calls(Gpu.current):
             yield Gpu.current

@@ -58,7 +58,7 @@ def check(call: Call, target: torch.device, seen: Seen) -> None:
         seen.wait(words)
     if not call.on_gpu and target.type != "cuda":
         return
-    if call.name in SCATTERING:
+    if call.name in SCATTERING and not call.kwargs.get("stable"):
         seen.scattering.add((call.name, _function()))
     if slow_list(call):
         if call.name.startswith("_fused"):

@@ -10,7 +10,6 @@ from tests.gpu.jobs import JOBS, STEPPING, Place
 
 # Operators whose result a GPU may give with other bits from run to run, and why they do no harm where they are used.
 HARMLESS = {
-    ("sort", "ranking.py _ranks"): "asks for a stable sort",
     ("sort", "pruners/baselines.py training_step"): "sorts ranks, which are distinct",
     ("index_put_", "ranking.py _ranks"): "writes a permutation: each place once",
     ("index_put_", "ranking.py refine"): "writes by a mask: each place once",

@@ -128,6 +128,16 @@ def test_data_that_are_exchanged_are_those_that_count_from_then_on(gpu):
         weight.data = torch.rand(2, 3, 4, 4)
 
 
+@pytest.mark.parametrize(("asked", "device"), [(None, CUDA), ("cpu", "cpu"), (torch.device(CUDA), CUDA)])
+def test_a_file_is_read_back_to_where_it_came_from_or_is_asked_for(gpu, asked, device):
+    file = io.BytesIO()
+    torch.save({"weight": torch.arange(3.0, device=CUDA)}, file)
+    file.seek(0)
+    found = torch.load(file, map_location=asked, weights_only=True)["weight"]
+    assert found.device == torch.device(device)
+    assert found.tolist() == [0.0, 1.0, 2.0]
+
+
 def train_with(monkeypatch, gpu, fault):
     """A training in whose every step ``fault`` happens to the losses."""
     real = Descent.step
