@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from prune_bench.pruners import concrete
+from prune_bench.training import descent
 from tests.gpu.jobs import JOBS, Place
 from tests.gpu.pretended import Pretended, pretended_gpu
 from tests.gpu.seen import Seen
@@ -60,6 +63,17 @@ def gpu():
     """A pretended GPU, not initialised."""
     with pretended_gpu() as gpu:
         yield gpu
+
+
+@pytest.fixture
+def layout_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory layout that a GPU's networks have, on the CPU too: sums depend on it."""
+
+    def chosen(network: nn.Module, x: Tensor, *, precision: str, lanes: int) -> torch.memory_format:
+        return torch.channels_last if precision == "tf32" and lanes == 1 else torch.contiguous_format
+
+    for module in (descent, concrete):
+        monkeypatch.setattr(module, "memory_layout", chosen, raising=False)
 
 
 @pytest.fixture

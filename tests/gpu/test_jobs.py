@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from prune_bench.pruners import concrete
-from prune_bench.training import descent
 from tests.gpu.compare import same_bits
 from tests.gpu.jobs import JOBS, STEPPING, Place
 
@@ -37,17 +35,6 @@ STREAMING = ("training on pictures", "cts on batches")
 def test_no_step_waits(done, job):
     assert done(job).steps >= 2
     assert done(job).seen.waits_in_steps == {}
-
-
-@pytest.fixture
-def layout_of_a_gpu(monkeypatch):
-    """The memory layout that a GPU's networks have, on the CPU too: sums depend on it."""
-
-    def chosen(network, x, *, precision, lanes):
-        return torch.channels_last if precision == "tf32" and lanes == 1 else torch.contiguous_format
-
-    for module in (descent, concrete):
-        monkeypatch.setattr(module, "memory_layout", chosen, raising=False)
 
 
 @pytest.mark.parametrize("job", EXACT)

@@ -56,7 +56,7 @@ def test_stages_of_a_sweep_run_on_a_gpu(gpu, tmp_path):
 @UNINITIALISED
 @pytest.mark.slow
 @pytest.mark.parametrize("pack", [1, 4])
-def test_a_sweeps_table_is_the_cpus_to_the_bit(tmp_path, pack):
+def test_a_sweeps_table_is_the_cpus_to_the_bit(layout_of_a_gpu, tmp_path, pack):
     with pretended_gpu() as gpu:
         found = table(tmp_path / "cuda", "cuda", f"train.pack={pack}")
     assert gpu.seen.faults == []
