@@ -48,6 +48,11 @@ class Stage:
     step_images: int = 0
     method: str = ""
 
+    @property
+    def needs_device(self) -> bool:
+        """Whether it trains or searches; fresh weights, tickets and results are made on the CPU."""
+        return bool(self.inputs) and self.kind not in ("ticket", "result")
+
     @cached_property
     def key(self) -> str:
         """The content key: the kind and 32 hexadecimal digits."""
