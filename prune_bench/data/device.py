@@ -82,7 +82,6 @@ class DeviceData(DataModule):
         self._normalise = Normalisation(mean, std)
         # The table of what is never used has no rows.
         self._sources = source_pixels(*self.input_shape[1:]) if augmentation == "flip_crop" else torch.empty(0)
-        self._drawn: dict[tuple[int, int, bool], _Order] = {}
 
     def to(self, device: torch.device | str) -> Self:
         """Moves the samples to ``device``, where batches are from now on; gives itself.
@@ -94,19 +93,15 @@ class DeviceData(DataModule):
         )
         self._normalise = self._normalise.to(device)
         self._sources = shared_copy(self._sources, device)
-        self._drawn.clear()
         return self
 
     def epoch(self, epoch: int, batch_size: int, *, augment: bool) -> Iterator[Batch]:
         """The batches of one epoch, whole ones only, in an order of the epoch's own."""
         used = min(self.samples, self.steps_per_epoch(batch_size) * batch_size)
-        order = self._drawn.pop((epoch, used, augment), None) or self._draw(epoch, used, augment)
+        order = self._draw(epoch, used, augment)
         indices, labels = (piece.split(batch_size) for piece in (order.samples, self._train.labels[order.samples]))
         alterations = [None] * len(indices) if order.alterations is None else order.alterations.split(batch_size)
         for index, which, y in zip(indices, alterations, labels):
-            if y is labels[-1]:
-                # A GPU still has steps queued: the next epoch's draw costs it nothing now, but would after them.
-                self._drawn = {(epoch + 1, used, augment): self._draw(epoch + 1, used, augment)}
             yield self._normalise(self._images(share(index), which)), share(y)
 
     def balanced(self, per_class: int) -> Batch:

@@ -128,42 +128,6 @@ def test_every_bit_of_an_augmented_epoch_is_that_of_padding_cropping_and_normali
             assert torch.equal(y, labels) and x.is_contiguous()
 
 
-def test_epochs_are_the_same_whatever_was_asked_for_before():
-    def augmented():
-        images = torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8, generator=generator(0))
-        split = Samples(images, torch.arange(64) % 4)
-        how = {"num_classes": 4, "validation": 0.0, "seed": 3, "fingerprint": "f", "augmentation": "flip_crop"}
-        return DeviceData("toy", split, split, mean=(0.5,), std=(0.2,), **how)
-
-    used = augmented()
-    asked = [
-        (0, 16, True),
-        (1, 16, True),
-        (1, 16, False),
-        (2, 16, False),
-        (2, 16, True),
-        (3, 24, True),
-        (0, 16, True),
-    ]
-    for epoch, batch_size, augment in asked:
-        found = list(used.epoch(epoch, batch_size, augment=augment))
-        fresh = list(augmented().epoch(epoch, batch_size, augment=augment))
-        assert all(torch.equal(x, xx) and torch.equal(y, yy) for (x, y), (xx, yy) in zip(found, fresh, strict=True))
-
-
-def test_the_next_epoch_is_drawn_before_the_last_batch_is_used(monkeypatch):
-    data, drawn = make(), []
-    draw = DeviceData._draw
-    monkeypatch.setattr(DeviceData, "_draw", lambda self, *which: drawn.append(which[0]) or draw(self, *which))
-    batches = data.epoch(4, 32, augment=False)
-    next(batches)
-    assert drawn == [4]
-    next(batches)
-    assert drawn == [4, 5]
-    list(data.epoch(5, 32, augment=False))
-    assert drawn == [4, 5, 6]
-
-
 class Kernels(TorchDispatchMode):
     """Counts operators that a GPU would start a kernel for."""
 
