@@ -48,17 +48,17 @@ class Stage:
     step_images: int = 0
     method: str = ""
 
-    @property
-    def needs_device(self) -> bool:
-        """Whether it trains or searches; fresh weights, tickets and results are made on the CPU."""
-        return bool(self.inputs) and self.kind not in ("ticket", "result")
-
     @cached_property
     def key(self) -> str:
         """The content key: the kind and 32 hexadecimal digits."""
         said = {"version": VERSIONS[self.kind], "spec": self.spec, "inputs": self.inputs}
         digits = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
         return f"{self.kind}-{digits}"
+
+    @property
+    def needs_device(self) -> bool:
+        """False for fresh weights, tickets and results: quickly done on the CPU, without a word to a GPU."""
+        return self.kind in ("ranking", "training") or (self.kind == "state" and bool(self.inputs))
 
 
 @dataclass(frozen=True)
