@@ -1,6 +1,6 @@
 """The floor: what a step must compute and move, what the machine can, and how far above it a step is.
 
-python benchmarks/floor.py [--device cuda] [--runs 5] [--no-measure] [--all] [--precision bfloat16]
+python benchmarks/floor.py [--device cuda] [--runs 5] [--no-measure] [--all] [--precision bfloat16] [--json FILE]
 
 Operations are those of convolutions and linear layers, forward and backward. Bytes are counted twice. *Eager*: each
 operator is a kernel that reads its inputs and writes its outputs, as eager execution has it. *Ideal*: inputs and
@@ -16,13 +16,13 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from rich.table import Table
-from timing import Row, Times, arguments, clock, interleave, settle, show
+from timing import Row, Times, arguments, clock, interleave, settle, show, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -195,9 +195,11 @@ def real_steps(case: Case, device: torch.device, epochs: int, precision: Precisi
     return [Row(f"{case.name} {step}", clock(work, device, cell.steps)) for step, work in works.items()]
 
 
-def add_rows(table: Table, case: Case, can: Ceilings, times: Times, precision: Precision) -> None:
+def add_rows(
+    table: Table, case: Case, costs: dict[str, Cost], can: Ceilings, times: Times, precision: Precision
+) -> None:
     """A row a step: what it costs, its floors, and the step that was timed in ``precision`` over its floor in it."""
-    for step, cost in step_costs(case).items():
+    for step, cost in costs.items():
         runs = times.get(f"{case.name} {step}")
         seen = statistics.median(runs) if runs else None
         table.add_row(
@@ -210,6 +212,11 @@ def add_rows(table: Table, case: Case, can: Ceilings, times: Times, precision: P
             f"{1e3 * seen:,.2f}" if seen else "–",
             f"{seen / cost.floor(can, precision):.2f}" if seen else "–",
         )
+
+
+def _plain(cost: Cost, can: Ceilings) -> dict[str, Any]:
+    """A cost and its floors in seconds, by precision."""
+    return asdict(cost) | {"floors": {precision: cost.floor(can, precision) for precision in can.rates}}
 
 
 def main() -> None:
@@ -227,12 +234,16 @@ def main() -> None:
             epochs = 5 if case is SMOKE else 10 if gpu else 2
             rows += real_steps(case, args.device, epochs, args.precision)
     times = interleave(rows, args.runs) if rows else {}
+    costs = {case.name: step_costs(case) for case in cases}
     table = Table("step")
     floors = [f"floor ms\n{precision}" for precision in can.rates]
     for name in ("images", "GFLOP", "MB\neager", "MB\nideal", *floors, f"measured ms\n{args.precision}", "×\nfloor"):
         table.add_column(name, justify="right")
     for case in cases:
-        add_rows(table, case, can, times, args.precision)
+        add_rows(table, case, costs[case.name], can, times, args.precision)
+    if args.json:
+        plain = {f"{case} {step}": _plain(cost, can) for case, own in costs.items() for step, cost in own.items()}
+        write(args.json, args.device, rows, times, precision=args.precision, ceilings=asdict(can), costs=plain)
     show(table, args.device, str(can))
 
 

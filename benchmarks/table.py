@@ -10,7 +10,6 @@ of two times of the same round. Of cells side by side the time is that of one. `
 from __future__ import annotations
 
 import copy
-import json
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ import engine
 from floor import Ceilings, Cost, ceilings, step_costs
 from peers import peers
 from rich.table import Table
-from timing import Row, Times, arguments, clock, interleave, machine, ratios, said, settle, show, spread
+from timing import Row, Times, arguments, clock, interleave, ratios, said, settle, show, spread, write
 from work import SMOKE, Cell, bare, search, steps, trainings
 
 EPOCHS, STEPS = 10, 100  # of a training, of a concrete search
@@ -96,19 +95,8 @@ def laid_out(sections: Sequence[Sequence[Row]], times: Times) -> Table:
     return table
 
 
-def as_data(rows: Sequence[Row], times: Times) -> list[dict[str, object]]:
-    """The rows as plain values; all times in seconds a unit."""
-    return [
-        {"what": row.what, "unit": row.unit, "seconds": times[row.what], "against": row.against,
-         "ratios": ratios(row, times), "floor": row.floor}
-        for row in rows
-    ]  # fmt: skip
-
-
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's times too")
-    args = parser.parse_args()
+    args = arguments(__doc__).parse_args()
     settle()
     costs, can = step_costs(SMOKE), ceilings(args.device)
     cells = [Cell.of(SMOKE, seed, args.device, epochs=EPOCHS) for seed in range(max(LANES))]
@@ -124,8 +112,7 @@ def main() -> None:
         rows = [row for section in sections for row in section]
         times = interleave(rows, args.runs)
     if args.json:
-        said_ = {"machine": machine(args.device), "ceilings": vars(can), "rows": as_data(rows, times)}
-        args.json.write_text(json.dumps(said_, indent=1))
+        write(args.json, args.device, rows, times, ceilings=vars(can))
     show(laid_out(sections, times), args.device, str(can), *missing)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import statistics
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,6 +50,7 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--runs", type=int, default=5, help="rounds after the warm-up")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's times too")
     return parser
 
 
@@ -109,6 +112,16 @@ def machine(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
     }
+
+
+def write(file: Path, device: torch.device, rows: Sequence[Row], times: Times, **more: Any) -> None:
+    """Writes the machine, every row's times in seconds a unit, and ``more``, as JSON."""
+    data = [
+        {"what": row.what, "unit": row.unit, "seconds": times[row.what], "against": row.against,
+         "ratios": ratios(row, times), "floor": row.floor}
+        for row in rows
+    ]  # fmt: skip
+    file.write_text(json.dumps({"machine": machine(device), **more, "rows": data}, indent=1))
 
 
 def show(table: Table, device: torch.device, *notes: str) -> None:

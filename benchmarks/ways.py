@@ -1,6 +1,6 @@
 """Which way of putting cells side by side is fastest, and on a GPU which way of running one.
 
-python benchmarks/ways.py [--device cuda] [--runs 5] [--all]
+python benchmarks/ways.py [--device cuda] [--runs 5] [--all] [--json FILE]
 
 K cells at a time, each on a batch of its own that stays on the device: grouped convolutions (what a pack is), a vmap
 over stacked parameters, a process each, and on a GPU a CUDA graph each, replayed on a stream of its own. ``--all``
@@ -19,7 +19,7 @@ from time import perf_counter
 
 import torch
 from rich.table import Table
-from timing import Row, Times, arguments, clock, interleave, ratios, settle, show, spread
+from timing import Row, Times, arguments, clock, interleave, ratios, settle, show, spread, write
 from torch import Tensor, multiprocessing, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional as F
@@ -250,6 +250,8 @@ def main() -> None:
         rows, times, notes = rows + large, times | more, notes + failed
     if not gpu:
         notes.append("CUDA graphs, streams, compiled and other single cells: only on a GPU (--device cuda)")
+    if args.json:
+        write(args.json, args.device, rows, times, notes=notes)
     show(laid_out(rows, times), args.device, *notes)
 
 

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from prune_bench.data.augment import PAD, Augmentation, FlipCrop, draw_flip_crop, flip_crop, normalise
+from prune_bench.data.augment import PAD, Augmentation, Normalisation, draw_flip_crop, flip_crop, source_pixels
 from prune_bench.data.base import DataModule
 from prune_bench.data.protocol import Batch, Samples, Split
 from prune_bench.data.splits import balanced_choice, evaluation_batches, split_training
+from prune_bench.data.transfer import send, shared_copy
 from prune_bench.errors import DataError
 from prune_bench.parallel import share
 from prune_bench.randomness import generator
+
+
+class _Order(NamedTuple):
+    """One epoch's samples in their order, on the device.
+
+    Attributes:
+        samples: int64 [N], positions among the training samples.
+        alterations: int64 [N], rows of :func:`source_pixels`; None to leave the images as they are.
+    """
+
+    samples: Tensor
+    alterations: Tensor | None
 
 
 class DeviceData(DataModule):
@@ -67,42 +81,55 @@ class DeviceData(DataModule):
         if augmentation == "flip_crop" and min(self.input_shape[1:]) <= PAD:
             raise DataError(f"{name}: images of {self.input_shape[1:]} pixels cannot be padded by reflecting {PAD}")
         self.augmentation: Augmentation = augmentation
-        self._train, self._test = Samples(*train), Samples(*test)
-        self._mean, self._std = (torch.tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (mean, std))
+        self._train, self._test = (Samples(split.images.contiguous(), split.labels) for split in (train, test))
+        self._normalise = Normalisation(mean, std)
+        # The table of what is never used has no rows.
+        self._sources = source_pixels(*self.input_shape[1:]) if augmentation == "flip_crop" else torch.empty(0)
 
     def to(self, device: torch.device | str) -> Self:
-        """Moves the samples to ``device``, where batches are from now on; gives itself."""
-        self._train = Samples(*(tensor.to(device) for tensor in self._train))
-        self._test = Samples(*(tensor.to(device) for tensor in self._test))
-        self._mean, self._std = self._mean.to(device), self._std.to(device)
+        """Moves the samples to ``device``, where batches are from now on; gives itself.
+
+        On another device the samples are those of every data set that was made of the same tensors.
+        """
+        self._train, self._test = (
+            Samples(*(shared_copy(tensor, device) for tensor in split)) for split in (self._train, self._test)
+        )
+        self._normalise = self._normalise.to(device)
+        self._sources = shared_copy(self._sources, device)
         return self
 
     def epoch(self, epoch: int, batch_size: int, *, augment: bool) -> Iterator[Batch]:
         """The batches of one epoch, whole ones only, in an order of the epoch's own."""
         used = min(self.samples, self.steps_per_epoch(batch_size) * batch_size)
-        order = self._training[torch.randperm(self.samples, generator=generator(self.seed, "order", epoch))]
-        device = self._train.images.device
-        order = order[:used].to(device)
-        if not augment or self.augmentation == "none":
-            yield from (self._batch(self._train, share(index)) for index in order.split(batch_size))
-            return
-        how = draw_flip_crop(used, generator(self.seed, "augment", epoch))
-        pieces = (order, how.flips.to(device), how.shifts.to(device))
-        for index, flips, shifts in zip(*(map(share, piece.split(batch_size)) for piece in pieces)):
-            images = flip_crop(self._train.images, index, FlipCrop(flips, shifts))
-            yield normalise(images, self._mean, self._std), self._train.labels[index]
+        order = self._draw(epoch, used, augment)
+        indices, labels = (piece.split(batch_size) for piece in (order.samples, self._train.labels[order.samples]))
+        alterations = [None] * len(indices) if order.alterations is None else order.alterations.split(batch_size)
+        for index, which, y in zip(indices, alterations, labels):
+            yield self._normalise(self._images(share(index), which)), share(y)
 
     def balanced(self, per_class: int) -> Batch:
         """Un-augmented training samples, ``per_class`` of each class or all there are, classes taking turns."""
         index = balanced_choice(self._train.labels.cpu(), self._training, per_class, self.seed)
-        return self._batch(self._train, index.to(self._train.labels.device))
+        return self._batch(self._train, send(index, self._normalise.device))
 
     def evaluation(self, split: Split, batch_size: int) -> Iterator[Batch]:
         """The split's fixed batches: shuffled once, by no seed of an experiment, and nearly equal in size."""
         samples = self._train if split == "validation" else self._test
         chosen = self._validation if split == "validation" else torch.arange(len(self._test.labels))
-        for index in evaluation_batches(self.name, split, chosen, batch_size):
-            yield self._batch(samples, share(index).to(samples.labels.device))
+        for index in evaluation_batches(self.name, split, chosen, batch_size, self._normalise.device):
+            yield self._batch(samples, share(index))
+
+    def _draw(self, epoch: int, used: int, augment: bool) -> _Order:
+        order = self._training[torch.randperm(self.samples, generator=generator(self.seed, "order", epoch))]
+        altered = augment and self.augmentation != "none"
+        how = draw_flip_crop(used, generator(self.seed, "augment", epoch)).numbers() if altered else None
+        device = self._normalise.device
+        return _Order(send(order[:used], device), None if how is None else send(how, device))
+
+    def _images(self, index: Tensor, alterations: Tensor | None) -> Tensor:
+        if alterations is None:
+            return self._train.images[index]
+        return flip_crop(self._train.images, index, self._sources[share(alterations)])
 
     def _batch(self, samples: Samples, index: Tensor) -> Batch:
-        return normalise(samples.images[index], self._mean, self._std), samples.labels[index]
+        return self._normalise(samples.images[index]), samples.labels[index]

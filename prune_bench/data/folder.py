@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from PIL import Image
@@ -16,10 +17,11 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 from typing_extensions import Self
 
-from prune_bench.data.augment import normalise
+from prune_bench.data.augment import Normalisation
 from prune_bench.data.base import DataModule
 from prune_bench.data.protocol import Batch, Split
 from prune_bench.data.splits import balanced_choice, evaluation_batches, split_training
+from prune_bench.data.transfer import one_ahead, send
 from prune_bench.errors import DataError
 from prune_bench.parallel import share
 from prune_bench.randomness import derive_seed, generator
@@ -123,12 +125,14 @@ class ImageFolderData(DataModule):
             fingerprint=listing.fingerprint,
         )
         self._listing, self._augment, self._workers = listing, augment, workers
-        self._train, self._test = Pictures(listing.train, image_size), Pictures(listing.test, image_size)
-        self._mean, self._std = (torch.tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (mean, std))
+        self._pictures = Pictures([*listing.train, *listing.test], image_size)
+        self._normalise = Normalisation(mean, std)
+        self._idle: list[DataLoader[tuple[Tensor, int]]] = []
 
     def to(self, device: torch.device | str) -> Self:
         """Sends batches to ``device`` from now on; gives itself."""
-        self._mean, self._std = self._mean.to(device), self._std.to(device)
+        self._normalise = self._normalise.to(device)
+        self._idle = []
         return self
 
     def epoch(self, epoch: int, batch_size: int, *, augment: bool) -> Iterator[Batch]:
@@ -136,34 +140,46 @@ class ImageFolderData(DataModule):
         order = self._training[torch.randperm(self.samples, generator=generator(self.seed, "order", epoch))]
         used = min(self.samples, self.steps_per_epoch(batch_size) * batch_size)
         purpose = (self.seed, "augment", epoch) if augment and self._augment else None
-        return self._stream(self._train, map(share, order[:used].split(batch_size)), purpose)
+        return self._stream(map(share, order[:used].split(batch_size)), purpose)
 
     def balanced(self, per_class: int) -> Batch:
         """Un-augmented training samples, ``per_class`` of each class or all there are, classes taking turns."""
         labels = torch.tensor([label for _, label in self._listing.train])
-        return next(self._stream(self._train, [balanced_choice(labels, self._training, per_class, self.seed)]))
+        return next(self._stream([balanced_choice(labels, self._training, per_class, self.seed)]))
 
     def evaluation(self, split: Split, batch_size: int) -> Iterator[Batch]:
         """The split's fixed batches: shuffled once, by no seed of an experiment, and nearly equal in size."""
-        pictures = self._train if split == "validation" else self._test
-        chosen = self._validation if split == "validation" else torch.arange(len(self._listing.test))
-        return self._stream(pictures, map(share, evaluation_batches(self.name, split, chosen, batch_size)))
+        tests = torch.arange(len(self._listing.test)) + len(self._listing.train)
+        chosen = self._validation if split == "validation" else tests
+        return self._stream(map(share, evaluation_batches(self.name, split, chosen, batch_size)))
 
-    def _stream(
-        self, pictures: Pictures, batches: Iterable[Tensor], purpose: tuple[int, str, int] | None = None
-    ) -> Iterator[Batch]:
-        loader = DataLoader(
-            pictures,
-            batch_sampler=_Requests(batches, purpose),  # type: ignore[arg-type]
+    def _stream(self, batches: Iterable[Tensor], purpose: tuple[int, str, int] | None = None) -> Iterator[Batch]:
+        device = self._normalise.device
+        decoded = self._decoded(_Requests(batches, purpose))
+        sent = ((send(images, device), send(labels, device)) for images, labels in decoded)
+        for images, labels in one_ahead(sent):
+            yield self._normalise(images), labels
+
+    def _decoded(self, requests: _Requests) -> Iterator[Batch]:
+        """Batches by a loader that nobody uses now: its processes are started once and not once an epoch."""
+        loader = self._idle.pop() if self._idle else self._loader()
+        cast("_Exchangeable", loader.batch_sampler).requests = requests
+        with contextlib.suppress(GeneratorExit):  # one that was left early can be used again, one that failed cannot
+            yield from loader
+        self._idle.append(loader)
+
+    def _loader(self) -> DataLoader[tuple[Tensor, int]]:
+        return DataLoader(
+            self._pictures,
+            batch_sampler=_Exchangeable(),  # type: ignore[arg-type]
             num_workers=self._workers,
+            persistent_workers=self._workers > 0,
+            pin_memory=self._normalise.device.type == "cuda",
             # Forked workers inherit locks of threads that they have not; spawned ones start clean.
             multiprocessing_context="spawn" if self._workers else None,
             # Without one of its own a loader draws from the global generator.
             generator=generator(self.seed, "workers"),
         )
-        device = self._mean.device
-        for images, labels in loader:
-            yield normalise(images.to(device), self._mean, self._std), labels.to(device)
 
 
 class _Requests:
@@ -175,6 +191,19 @@ class _Requests:
     def __iter__(self) -> Iterator[list[Request]]:
         for batch in self._batches:
             yield [(i, self._purpose and derive_seed(*self._purpose, i)) for i in batch.tolist()]
+
+
+class _Exchangeable:
+    """Batch sampler of a loader that is used more than once.
+
+    Attributes:
+        requests: Batches that the loader's next iteration gives.
+    """
+
+    requests: Iterable[list[Request]] = ()
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        return iter(self.requests)
 
 
 def list_pictures(name: str, folder: Path) -> Listing:

@@ -7,9 +7,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from prune_bench.data.protocol import Split
+from prune_bench.data.transfer import send
 from prune_bench.errors import DataError
 from prune_bench.randomness import generator
 
+CPU = torch.device("cpu")
 SMALLEST_BATCH = 2
 """Samples of the smallest evaluation batch: batch statistics of a single 1x1 map do not exist."""
 
@@ -43,8 +45,17 @@ def balanced_choice(labels: Tensor, chosen: Tensor, per_class: int, seed: int) -
     return turns[turns >= 0]
 
 
-def evaluation_batches(name: str, split: Split, chosen: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+def evaluation_batches(
+    name: str, split: Split, chosen: Tensor, batch_size: int, device: torch.device = CPU
+) -> tuple[Tensor, ...]:
     """The chosen indices in an order that no seed changes, cut into the fewest batches, nearly equal in size.
+
+    Args:
+        name: Name of the data set, for the error.
+        split: Split that they are of.
+        chosen: int64, on the CPU.
+        batch_size: Samples of the largest batch.
+        device: Device of the result; one copy takes all batches there.
 
     Raises:
         DataError: There is a single one.
@@ -55,4 +66,4 @@ def evaluation_batches(name: str, split: Split, chosen: Tensor, batch_size: int)
         raise DataError(f"{name}: a {split} split of {len(chosen)} sample is too small: batch statistics need two")
     order = torch.randperm(len(chosen), generator=generator(0, "evaluation", split))
     pieces = min(-(-len(chosen) // batch_size), len(chosen) // SMALLEST_BATCH)
-    return chosen[order].tensor_split(pieces)
+    return send(chosen[order], device).tensor_split(pieces)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from prune_bench.data.protocol import Batch, TrainingData
+from prune_bench.data.transfer import one_ahead, send
 from prune_bench.errors import DataError
 
 
@@ -39,14 +40,14 @@ class UserData:
 
     def __init__(self, loader: Any, network: nn.Module, device: torch.device) -> None:
         self._loader, self._device = loader, device
-        x, _ = next(self._batches(), (None, None))
+        x, _ = next(self._pairs(), (None, None))
         if x is None:
             raise DataError("the data holds no batch (x, y)")
         self.input_shape = tuple(x.shape[1:])
         self.num_classes = self._count_classes(network, x)
         dataset = getattr(loader, "dataset", None)
         self.samples = (
-            len(dataset) if hasattr(dataset, "__len__") else sum(len(y) for _, y in self._batches())  # type: ignore[arg-type]
+            len(dataset) if hasattr(dataset, "__len__") else sum(len(y) for _, y in self._pairs())  # type: ignore[arg-type]
         )
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -64,10 +65,10 @@ class UserData:
             return torch.cat([x for x, _ in whole]), torch.cat([y for _, y in whole])
         room = Counter(dict.fromkeys(range(self.num_classes), per_class))
         xs, ys = [], []
-        for x, y in self._batches():
+        for x, y in self._pairs():
             chosen = [i for i, label in enumerate(y.tolist()) if self._take(room, label)]
-            xs.append(x[chosen])
-            ys.append(y[chosen])
+            xs.append(send(x[chosen], self._device))
+            ys.append(send(y[chosen], self._device))
             if not +room:
                 break
         return torch.cat(xs), torch.cat(ys)
@@ -78,12 +79,17 @@ class UserData:
         return room[label] >= 0
 
     def _batches(self) -> Iterator[Batch]:
+        sent = ((send(x, self._device), send(y, self._device)) for x, y in self._pairs())
+        # On a CPU nothing is won, and a loader that draws from the global generator would do so out of turn.
+        return one_ahead(sent) if self._device.type == "cuda" else sent
+
+    def _pairs(self) -> Iterator[Batch]:
         for item in self._loader:
             if not (
                 isinstance(item, (list, tuple)) and len(item) == 2 and all(isinstance(t, torch.Tensor) for t in item)
             ):
                 raise DataError(f"a batch must be a pair of tensors (x, y), and one is a {type(item).__name__}")
-            yield item[0].to(self._device), item[1].to(self._device)
+            yield item[0], item[1]
 
     @staticmethod
     @torch.no_grad()

@@ -67,7 +67,6 @@ class Pruner(LightningModule):
         only_density: The one density it can be asked for, or None.
         ordered: Whether its ranking means anything: of a random ticket a shuffle or an inversion is another one.
         trains: Whether it trains by the experiment's recipe, so that its tickets depend on that.
-        lanes: The searches that run side by side when this one runs: itself, unless :meth:`join` said otherwise.
 
     Raises:
         ValueError: The network has nothing prunable, or is pruned or parametrised already.
@@ -102,7 +101,7 @@ class Pruner(LightningModule):
         self.curves: list[dict[str, float]] = []
         self.summary: dict[str, float] = {}
         self.forwards = self.backwards = 0  # samples passed through the whole network
-        self.lanes: list[Any] = [self]
+        self._beside: list[Any] = []
 
     @classmethod
     def step_images(cls, options: Any, recipe: Recipe) -> int | None:
@@ -114,7 +113,12 @@ class Pruner(LightningModule):
 
         Afterwards only this one is run, on the lanes' data side by side.
         """
-        self.lanes = [self, *others]
+        self._beside = list(others)
+
+    @property
+    def lanes(self) -> list[Any]:
+        """This search and those beside it; made anew, because a search that held itself would outlive its use."""
+        return [self, *self._beside]
 
     @classmethod
     def sharing(cls, options: Any) -> Sharing:

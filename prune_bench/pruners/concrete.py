@@ -153,7 +153,7 @@ class ConcreteTicketSearch(Pruner):
 
     def on_train_end(self) -> None:
         """Ranks each lane's weights by their logits, and notes whether its search was long enough."""
-        self._replayed.forget()  # and with it the device's memory that it holds
+        del self._replayed  # its memory on the device, and a cycle through the step that would keep the data alive
         logits = self.logits.detach()
         rankings = [Ranking.from_scores(self._layout.layers(own)) for own in logits]
         for lane, ranking in zip(self.lanes, rankings):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_bench.config import Recipe
-from prune_bench.data import load_data
+from prune_bench.data import DeviceData, load_data
 from prune_bench.data.protocol import DataSet, TrainingData
 from prune_bench.mask import Mask
 from prune_bench.metrics import mask_metrics
@@ -32,6 +32,9 @@ from prune_bench.sweep.store import Artifact
 from prune_bench.training import Checkpoint, Trained, evaluate_lanes, fit, train_lanes
 from prune_bench.variants import variant_mask
 
+_last: dict[torch.device, DeviceData] = {}
+"""Data set of each device's last stage: while it lives, others of the same pixels share its copy of them."""
+
 Inputs = dict[str, Artifact]
 How = Callable[[Sequence[Stage], Sequence[Inputs], torch.device, Checkpoint | None], list[Artifact]]
 
@@ -48,6 +51,7 @@ def compute(
         checkpoint: Where trainings keep how far they are; of these stages and no others.
     """
     first = stages[0]
+    device = device if first.needs_device else torch.device("cpu")
     # The mode costs something at every call of torch's, so that it is left out where it would do nothing.
     whole = WholeBatches() if ranks() > 1 else contextlib.nullcontext()
     # Layers of a user's own, such as dropout, may draw from the global generators: a stage's draws are its own.
@@ -61,18 +65,16 @@ def compute(
 def _state(
     stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.device, checkpoint: Checkpoint | None
 ) -> list[Artifact]:
-    data, epoch = _data(stages, device), stages[0].spec["epoch"]
+    data, epoch = _data(stages), stages[0].spec["epoch"]
     networks = [_network(stage, own) for stage, own in zip(stages, data)]
     if epoch == 0:
         record = {"epoch": 0, "seconds": 0.0, "dense_epochs": 0.0}
         return [Artifact(record, _arrays(network.state_dict())) for network in networks]
     for network, own in zip(networks, inputs):
         _load(network, own["init"])
-    recipe, begun = _recipe(stages[0].spec), time.perf_counter()
-    full = [Mask.full(network) for network in networks]
-    lanes = train_lanes(
-        networks, full, recipe, pack_data(data), last_epoch=epoch, device=device, checkpoint=checkpoint
-    )
+    recipe, together = _recipe(stages[0].spec), pack_data(_moved(data, device))
+    begun, full = time.perf_counter(), [Mask.full(network) for network in networks]
+    lanes = train_lanes(networks, full, recipe, together, last_epoch=epoch, device=device, checkpoint=checkpoint)
     seconds = (time.perf_counter() - begun) / len(lanes)
     for lane in lanes:
         if lane.diverged is not None:
@@ -84,7 +86,7 @@ def _state(
 def _ranking(
     stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.device, checkpoint: Checkpoint | None
 ) -> list[Artifact]:
-    data = _data(stages, device)
+    data = _moved(_data(stages), device)
     lanes = [_pruner(*own) for own in zip(stages, inputs, data)]
     begun = time.perf_counter()
     lanes[0].join(lanes[1:])
@@ -124,7 +126,7 @@ def _found(pruner: Pruner, inputs: Inputs, samples: int, seconds: float) -> Arti
 
 
 def _ticket(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
-    spec, (data,) = stage.spec, _data([stage], device)
+    spec, (data,) = stage.spec, _data([stage])
     network = _load(_network(stage, data), inputs["state"])
     mask = variant_mask(_read_ranking(inputs["ranking"]), spec["density"], spec["variant"], spec["seed"])
     layers = [
@@ -138,7 +140,7 @@ def _ticket(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
 def _training(
     stages: Sequence[Stage], inputs: Sequence[Inputs], device: torch.device, checkpoint: Checkpoint | None
 ) -> list[Artifact]:
-    data, recipe = _data(stages, device), _recipe(stages[0].spec)
+    data, recipe = _moved(_data(stages), device), _recipe(stages[0].spec)
     networks = [_load(_network(s, d), own["state"]) for s, d, own in zip(stages, data, inputs)]
     masks = [_read_mask(own["ticket"]) for own in inputs]
     together, begun = pack_data(data), time.perf_counter()
@@ -208,14 +210,25 @@ def made_by(device: torch.device, lanes: int) -> dict[str, Any]:
     }
 
 
-def _data(stages: Sequence[Stage], device: torch.device) -> list[DataSet]:
-    """Each stage's data; stages of one seed share theirs."""
+def _data(stages: Sequence[Stage]) -> list[DataSet]:
+    """Each stage's data, on the CPU, where its shape and size are read; stages of one seed share theirs."""
     loaded: dict[int, DataSet] = {}
     for stage in stages:
         said, seed = stage.spec["data"], stage.spec["seed"]
         if seed not in loaded:
-            loaded[seed] = load_data(said["name"], {**said["options"], **stage.where}, seed).to(device)
+            loaded[seed] = load_data(said["name"], {**said["options"], **stage.where}, seed)
     return [loaded[stage.spec["seed"]] for stage in stages]
+
+
+def _moved(data: list[DataSet], device: torch.device) -> list[DataSet]:
+    """The same data sets, on the device, where the pixels of the last ones stay for the next stage."""
+    kept = _last.get(device)
+    if kept is not None and kept.fingerprint != data[0].fingerprint:
+        del kept, _last[device]  # before others need their place
+    moved = [own.to(device) for own in data]
+    if isinstance(moved[0], DeviceData):
+        _last[device] = moved[0]
+    return moved
 
 
 def _network(stage: Stage, data: TrainingData) -> nn.Module:

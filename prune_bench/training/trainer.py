@@ -52,6 +52,9 @@ def fit(
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from None
         raise
+    finally:
+        # A Trainer is part of reference cycles: module, data and a GPU's memory would stay until they are collected.
+        vars(trainer).clear()
 
 
 def with_index(device: torch.device) -> torch.device:

@@ -1,10 +1,13 @@
 """Batches of a data set held on the device: which samples, in which order, for which seed."""
 
+import weakref
 from collections import Counter
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_bench import parallel
 from prune_bench.data import DeviceData, Samples
@@ -87,6 +90,88 @@ def test_augmentation_is_repeated_with_its_epoch_whatever_the_batch_size_and_the
     assert not torch.equal(first, epoch(0, 16, augment=False))
     altered, plain = (torch.cat([y for _, y in data.epoch(0, 16, augment=augment)]) for augment in (True, False))
     assert torch.equal(altered, plain)
+
+
+def plain_epoch(train, data, epoch, batch_size, training):
+    """Batches as they are defined: each image mirrored, padded, cropped and normalised, nothing looked up."""
+    order = training[torch.randperm(len(training), generator=generator(data.seed, "order", epoch))]
+    used = max(1, len(order) // batch_size) * batch_size
+    draws = generator(data.seed, "augment", epoch)
+    flips = torch.randint(2, (min(used, len(order)),), generator=draws)
+    shifts = torch.randint(9, (len(flips), 2), generator=draws)
+    _, _, height, width = train.images.shape
+    padded = F.pad(train.images.float(), (4, 4, 4, 4), mode="reflect")
+    mirrored = F.pad(train.images.flip(3).float(), (4, 4, 4, 4), mode="reflect")
+    rows = [
+        (mirrored if flip else padded)[i, :, down : down + height, right : right + width]
+        for i, flip, (down, right) in zip(order.tolist(), flips.tolist(), shifts.tolist())
+    ]
+    return torch.stack(rows).split(batch_size), train.labels[order[: len(rows)]].split(batch_size)
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch_size"), [((1, 8, 8), 64), ((3, 32, 32), 50), ((3, 5, 9), 7), ((2, 64, 64), 512)]
+)
+def test_every_bit_of_an_augmented_epoch_is_that_of_padding_cropping_and_normalising_each_image(shape, batch_size):
+    images = torch.randint(256, (120, *shape), dtype=torch.uint8, generator=generator(0))
+    split = Samples(images, torch.arange(120) % 7)
+    mean, std = (0.4914, 0.4822, 0.4465)[: shape[0]], (0.2470, 0.2435, 0.2616)[: shape[0]]
+    how = {"num_classes": 7, "validation": 0.1, "seed": 3, "fingerprint": "f", "augmentation": "flip_crop"}
+    data = DeviceData("toy", split, split, mean=mean, std=std, **how)
+    training = torch.randperm(120, generator=generator(3, "validation"))[12:]
+    for epoch in (0, 1, 5, 1):
+        xs, ys = plain_epoch(split, data, epoch, batch_size, training)
+        found = list(data.epoch(epoch, batch_size, augment=True))
+        assert len(found) == len(xs)
+        for (x, y), raw, labels in zip(found, xs, ys):
+            assert torch.equal(x, (raw / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1))
+            assert torch.equal(y, labels) and x.is_contiguous()
+
+
+class Kernels(TorchDispatchMode):
+    """Counts operators that a GPU would start a kernel for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not (func.is_view or "empty" in func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("augment", "most"), [(True, 5), (False, 3)])
+def test_a_batch_on_a_device_is_few_kernels(augment, most):
+    images = torch.zeros(64, 3, 8, 8, dtype=torch.uint8)
+    how = {"num_classes": 4, "validation": 0.0, "seed": 3, "fingerprint": "f", "augmentation": "flip_crop"}
+    data = DeviceData("toy", Samples(images, torch.arange(64) % 4), Samples(images, torch.arange(64) % 4),
+                      mean=(0.5,) * 3, std=(0.2,) * 3, **how).to("meta")  # fmt: skip
+    batches = data.epoch(0, 16, augment=augment)
+    next(batches)
+    with Kernels() as kernels:
+        x, y = next(batches)
+    assert kernels.count <= most
+    assert x.shape == (16, 3, 8, 8) and x.device.type == y.device.type == "meta"
+
+
+def tensors(data):
+    return [*data._train, *data._test, data._sources]
+
+
+def test_data_sets_of_the_same_pixels_share_one_copy_on_a_device_while_any_of_them_lives():
+    split = Samples(torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.arange(20) % 4)
+
+    def load(seed):
+        how = {"num_classes": 4, "validation": 0.1, "seed": seed, "fingerprint": "f", "augmentation": "flip_crop"}
+        return DeviceData("toy", split, split, mean=(0.5,), std=(0.2,), **how)
+
+    first, second = load(0).to("meta"), load(1).to("meta")
+    assert all(one is other for one, other in zip(tensors(first), tensors(second)))
+    copies = [weakref.ref(tensor) for tensor in first._train]
+    del first
+    assert all(copy() is not None for copy in copies)
+    del second
+    assert all(copy() is None for copy in copies)
+    here = load(0).to("cpu")
+    assert here._train.images is split.images
 
 
 def test_labels_stay_with_their_images():
@@ -214,5 +299,5 @@ def test_a_gpu_gives_the_batches_of_the_cpu():
 
     for (x, y), (xx, yy) in zip(batches(cpu), batches(gpu)):
         assert xx.is_cuda and yy.is_cuda
-        torch.testing.assert_close(x, xx.cpu())
+        assert torch.equal(x, xx.cpu())
         assert torch.equal(y, yy.cpu())

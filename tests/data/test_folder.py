@@ -1,5 +1,8 @@
 """ImageNet's pictures, streamed: the same batches whoever decodes them, and the same interface as small data."""
 
+import itertools
+import multiprocessing
+
 import pytest
 import torch
 from PIL import Image
@@ -59,10 +62,52 @@ def test_augmentation_is_drawn_for_epoch_and_picture_and_leaves_global_randomnes
     assert torch.equal(next(plain.epoch(0, 9, augment=True))[0], next(plain.epoch(0, 9, augment=False))[0])
 
 
+def processes():
+    return {child.pid for child in multiprocessing.active_children()}
+
+
 @pytest.mark.slow
-def test_a_worker_process_decodes_the_same_batches(root):
-    here, there = (list(load(root, workers=workers).epoch(0, 4, augment=True)) for workers in (0, 1))
-    assert all(torch.equal(x, xx) and torch.equal(y, yy) for (x, y), (xx, yy) in zip(here, there, strict=True))
+def test_worker_processes_are_kept_over_epochs_and_evaluations_and_end_with_the_data(root):
+    before, data, alone = processes(), load(root, workers=1), load(root)
+    uses = [
+        lambda data: data.epoch(0, 4, augment=True),
+        lambda data: data.epoch(1, 4, augment=True),
+        lambda data: itertools.islice(data.epoch(2, 2, augment=True), 1),  # left early
+        lambda data: data.evaluation("validation", 2),
+        lambda data: data.evaluation("test", 4),
+        lambda data: [data.balanced(2)],
+        lambda data: data.epoch(1, 4, augment=True),
+    ]
+    seen = []
+    for use in uses:
+        for (x, y), (xx, yy) in zip(use(data), use(alone), strict=True):
+            assert torch.equal(x, xx) and torch.equal(y, yy)
+        seen.append(processes() - before)
+    assert len(seen[0]) == 1 and all(pids == seen[0] for pids in seen)
+    # Two that are read in turn do not get in each other's way.
+    together = list(zip(data.epoch(0, 4, augment=True), data.epoch(1, 4, augment=True)))
+    assert all(
+        torch.equal(x, xx) for (x, _), (xx, _) in zip([one for one, _ in together], alone.epoch(0, 4, augment=True))
+    )
+    assert all(
+        torch.equal(x, xx) for (x, _), (xx, _) in zip([two for _, two in together], alone.epoch(1, 4, augment=True))
+    )
+    del data
+    assert processes() == before
+
+
+def test_a_loader_that_met_a_broken_picture_is_not_used_again(root):
+    data = load(root, validation=0.0)
+    list(data.epoch(0, 12, augment=False))
+    assert len(data._idle) == 1
+    broken = root / "imagenet" / "train" / "n01" / "n01_0.JPEG"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"no picture")
+    with pytest.raises(DataError):
+        list(data.epoch(0, 12, augment=False))
+    assert data._idle == []
+    broken.write_bytes(whole)
+    assert len(list(data.epoch(0, 6, augment=False))) == 2
 
 
 def test_ranks_decode_their_shares_of_every_batch(root, monkeypatch):
