@@ -25,13 +25,7 @@ def test_nothing_mixes_devices(done, job):
     assert done(job).seen.faults == []
 
 
-STREAMED = pytest.mark.xfail(
-    strict=True, reason="streamed batches are copied from memory that is not pinned, each copy waited for"
-)
-STREAMING = ("training on pictures", "cts on batches")
-
-
-@pytest.mark.parametrize("job", [pytest.param(j, marks=STREAMED) if j in STREAMING else j for j in STEPPING])
+@pytest.mark.parametrize("job", STEPPING)
 def test_no_step_waits(done, job):
     assert done(job).steps >= 2
     assert done(job).seen.waits_in_steps == {}
