@@ -55,6 +55,11 @@ class Stage:
         digits = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
         return f"{self.kind}-{digits}"
 
+    @property
+    def needs_device(self) -> bool:
+        """False for fresh weights, tickets and results: quickly done on the CPU, without a word to a GPU."""
+        return bool(self.inputs) and self.kind not in ("ticket", "result")
+
 
 @dataclass(frozen=True)
 class Plan:

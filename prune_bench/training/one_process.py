@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from lightning.pytorch.plugins.environments import ClusterEnvironment
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 _DEFAULTS = "PL_TRAINER_"
 
