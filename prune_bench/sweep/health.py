@@ -24,8 +24,8 @@ class Health:
     """Deaths of workers by their device and by their job.
 
     A dead device kills whatever comes; a bad job kills its workers wherever it goes. So a device is retired after two
-    deaths in a row, and what died of it costs no job a life. Deaths of a job that died on several devices do not
-    count there; nor does one job, however often it dies, on a device that others have worked on.
+    deaths in a row, and what died of it costs no job a life. Devices on which something has succeeded have more
+    credit: there, deaths of a job that died on several such devices do not count, nor do those of one job alone.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Health:
         each = "; ".join(f"{place}: {reason}" for place, reason in self.retired.items())
         return DeviceError(
             f"no device is left to work on; workers died on each, {_DEATHS} in a row: {each}. What is unfinished is "
-            "not recorded as failed: mend the devices (nvidia-smi tells more), and the same command goes on from there"
+            "not recorded as failed: mend the devices (nvidia-smi tells more), then the same command goes on"
         )
 
     def _blame(self, job: int, place: str, reason: str, *, at_start: bool) -> None:
@@ -82,7 +82,7 @@ class Health:
         deaths.append(_Death(job, at_start))
         if not at_start:
             self._died_at[job].add(place)
-        counted = [death for death in deaths if death.at_start or len(self._died_at[death.job]) == 1]
+        counted = [death for death in deaths if death.at_start or len(self._died_at[death.job] & self._proven) < 2]
         of_one = len({death.job for death in counted}) == 1 and not any(death.at_start for death in counted)
         if len(counted) >= _DEATHS and not (of_one and place in self._proven):
             self.retired[place] = reason

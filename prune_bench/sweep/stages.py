@@ -58,7 +58,7 @@ class Stage:
     @property
     def needs_device(self) -> bool:
         """False for fresh weights, tickets and results: quickly done on the CPU, without a word to a GPU."""
-        return bool(self.inputs) and self.kind not in ("ticket", "result")
+        return self.kind in ("ranking", "training") or (self.kind == "state" and bool(self.inputs))
 
 
 @dataclass(frozen=True)

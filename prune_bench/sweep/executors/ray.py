@@ -208,19 +208,19 @@ class RayExecutor:
             worker.has_begun, worker.answer = True, worker.actor.do.remote(task.job)
         elif task is not None:
             worker.has_begun, worker.task = False, None
-            self._note_health(worker, said)
+            self._note_health(worker, task.job, said)
             if isinstance(said, Exception):
                 task.future.set_exception(said)
             else:
                 task.future.set_result(said)
 
-    def _note_health(self, worker: _Worker, said: Any) -> None:
+    def _note_health(self, worker: _Worker, job: Job, said: Any) -> None:
         """Counts what a GPU failed, and lets go of an actor that can use its own no more."""
         if isinstance(said, DeviceFault):
             self._faults[worker.place] += 1
             _end(worker)
             self._workers.remove(worker)
-        elif worker.place in self._faults:
+        elif any(lane is not None and lane.needs_device for lane in getattr(job, "lanes", ())):
             del self._faults[worker.place]
 
     def _bury(self, worker: _Worker, error: RayError) -> None:
