@@ -1,6 +1,7 @@
 """Whose fault it is: a device's errors and full memory in all their words, and what a sweep makes of them."""
 
 from concurrent.futures import BrokenExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from prune_bench.sweep.store import Store
 from tests.sweep.test_runner import FULL, Told, fails, names, run, stage, well
 
 STAGE = Stage("state", "a state", {"name": "nothing", "seed": 0})
+TRAINING = Stage("training", "a training", {"name": "nothing", "seed": 0}, {"state": "state-gone"})
 MISCONFIGURED = type("MisconfigurationException", (Exception,), {})
 ARRAY_MEMORY = type("_ArrayMemoryError", (MemoryError,), {})
 DIST = type("DistBackendError", (RuntimeError,), {})
@@ -150,6 +152,15 @@ def test_a_devices_error_in_a_rank_keeps_its_kind():
     with pytest.raises(RankError) as caught:
         launch(broken_in_a_rank, ["cpu", "cpu"])
     assert fault_of(caught.value) is Fault.DEVICE
+
+
+@pytest.mark.slow
+def test_gpus_that_are_not_there_are_no_fault_of_what_ranks_would_have_done(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    asked = replace(job(tmp_path, "cuda:0+cuda:1"), lanes=(TRAINING,), pack=(TRAINING.key,))
+    with pytest.raises(DeviceFault) as caught:
+        run_job(asked)
+    assert caught.value.fault is Fault.START
 
 
 @pytest.fixture

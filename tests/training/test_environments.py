@@ -9,7 +9,9 @@ from lightning.fabric.utilities import rank_zero
 
 from prune_bench import parallel
 from prune_bench.files import LocalFiles
+from prune_bench.sweep.executors.ranks import launch
 from prune_bench.training import Checkpoint
+from tests.sweep.test_sweep import run
 from tests.training.test_checkpoint import STEPS, training
 
 ENVIRONMENTS = {
@@ -105,3 +107,31 @@ def test_nccl_is_told_its_gpu_and_gloo_needs_none(place, monkeypatch):
     else:
         assert said["backend"] == "nccl"
         assert said["device_id"] == said["set"] == device
+
+
+ALL = {variable: value for environment in ENVIRONMENTS.values() for variable, value in environment.items()}
+
+
+def train_in_a_rank(device):
+    """With its process group, which no variable may describe either."""
+    total = torch.ones(1)
+    torch.distributed.all_reduce(total)
+    assert total.item() == torch.distributed.get_world_size() == 2
+    training()
+
+
+@pytest.mark.slow
+def test_ranks_meet_by_what_they_are_told_alone(monkeypatch):
+    for variable, value in (ALL | ENVIRONMENTS["torchrun"]).items():
+        monkeypatch.setenv(variable, value)
+    launch(train_in_a_rank, ["cpu", "cpu"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", [ENVIRONMENTS["slurm, srun"], ALL])
+def test_a_sweeps_workers_are_no_tasks_of_a_schedulers(environment, monkeypatch, tmp_path):
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    words = ["prune_at=[init]", "methods={cts: {steps: 3, batch_size: 32}}", "densities=[0.5]", "variants=[original]"]
+    code, told = run(tmp_path, *words, "executor=processes", "devices.accelerator=cpu", "devices.count=1")
+    assert code == 0, told

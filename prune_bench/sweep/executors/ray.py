@@ -150,7 +150,7 @@ class RayExecutor:
         if plugs == len(self.devices) and self._waiting:
             raise DeviceError(f"no GPU of the cluster can be used: {', '.join(sorted(self._faults))}")
         for alone in (True, False):
-            asked = sum(self._is_alone(task.job) is alone for task in self._waiting)
+            asked = sum(self._is_alone(task.job) is alone for task in list(self._waiting))
             asked += sum(worker.task is not None and worker.alone is alone for worker in self._workers)
             while asked > sum(w.alone is alone and not w.is_plug for w in self._workers) and self._has_room(alone):
                 actor = (self._alone_class if alone else self._class).remote(*self._beginning)
@@ -170,7 +170,7 @@ class RayExecutor:
         for worker in list(self._workers):
             if worker.answer is not None or worker.is_plug:
                 continue
-            task = next((task for task in self._waiting if self._is_alone(task.job) is worker.alone), None)
+            task = next((task for task in list(self._waiting) if self._is_alone(task.job) is worker.alone), None)
             if worker.place in cleared or (worker.alone and task is None):
                 _end(worker)
                 self._workers.remove(worker)
