@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass, field, replace
 
@@ -94,7 +94,6 @@ class _Run:
         self._held: list[int] = []  # packs of which another sweep computes a lane
         self._alone: list[int] = []  # packs to be tried once more with a device to themselves
         self._was_alone: set[int] = set()
-        # Slots whose devices need no other name have no places.
         self._places: list[str] = getattr(executor, "places", executor.devices)
         self._health = Health()
         self._progress.retired = self._health.retired
@@ -138,7 +137,7 @@ class _Run:
     def _choose(self) -> tuple[int, int] | None:
         """The first pack in line and a free slot for it, rather on a device where it has not died."""
         for picky in (True, False) if self._free else ():
-            for item in sorted(self._ready) if self._health.has_deaths else self._ready[:1]:
+            for item in self._in_line():
                 slot = self._slot(avoid=self._health.avoided(item[1]) if picky else set())
                 if slot is not None:
                     self._ready.remove(item)
@@ -146,12 +145,17 @@ class _Run:
                     return item[1], slot
         return None
 
+    def _in_line(self) -> Iterator[tuple[float, int]]:
+        """The first pack, and where something has died the others too, in their order."""
+        yield from self._ready[:1]
+        if self._health.has_deaths:
+            yield from sorted(self._ready)[1:]
+
     def _slot(self, *, alone: bool = False, avoid: Collection[str] = ()) -> int | None:
         """A free slot on a device that no lonely job holds; if ``alone``, on one where nothing runs."""
         places = self._places
         taken = {places[r.slot] for r in self._running.values() if alone or r.pack in self._was_alone}
-        free = (slot for slot in self._free if places[slot] not in taken and places[slot] not in avoid)
-        return next(free, None)
+        return next((slot for slot in self._free if places[slot] not in taken and places[slot] not in avoid), None)
 
     def _start(self, pack: int, slot: int) -> None:
         """Starts what of a pack nobody has done or is doing; the rest of it is done, or awaited."""
@@ -216,6 +220,7 @@ class _Run:
         else:
             self._take_in(job, outcome)
         self._free = [slot for slot in self._free if self._places[slot] not in self._health.retired]
+        self._progress.slots = max(1, sum(place not in self._health.retired for place in self._places))
         self._claims.release(job.keys)
 
     def _take_in(self, job: _Running, outcome: Outcome) -> None:
