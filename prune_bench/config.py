@@ -82,7 +82,7 @@ class Devices:
     """Where cells run. Nothing here changes a result on the same kind of device."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """`auto` takes the GPUs there are, else the CPU."""
+    """`auto` takes the GPUs there are, else the CPU. An NVIDIA GPU that is there and cannot be used is an error."""
     count: Positive | None = None
     """How many devices (CPU: processes) to use; null for all there are."""
     cells_per_gpu: Positive = 1
@@ -154,7 +154,7 @@ class Experiment:
     devices: Devices = field(default_factory=Devices)
     """Where cells run."""
     executor: Literal["auto", "inline", "processes", "ray"] = "auto"
-    """`inline` is this process; `auto` takes one process a device if there are several; `ray` is for clusters."""
+    """`inline` is this process; `auto` takes that for one CPU, else one process a device; `ray` is for clusters."""
     limits: Limits = field(default_factory=Limits)
     """What a sweep may spend."""
     wandb: Wandb = field(default_factory=Wandb)

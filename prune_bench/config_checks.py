@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prune_bench.errors import ConfigError
@@ -40,6 +41,26 @@ def check_experiment(experiment: Experiment) -> None:
         raise ConfigError(
             "name", experiment.name, "may hold letters, digits, '.', '_' and '-' only: it names a folder"
         )
+
+
+def check_precision(experiment: Experiment, without: Callable[[], list[str]]) -> None:
+    """Checks that bfloat16, where it is asked for, is something that the GPUs have.
+
+    Args:
+        experiment: What is asked for.
+        without: Gives the GPUs that have none; called only if the experiment asks for bfloat16.
+
+    Raises:
+        ConfigError: It is asked of one that has none.
+    """
+    said: dict[str, object] = {"train.precision": experiment.train.precision}
+    said |= {f"methods.{label}.precision": options.get("precision") for label, options in experiment.methods.items()}
+    asking = [key for key, value in said.items() if value == "bfloat16"]
+    if asking and (lacking := without()):
+        words = (
+            f"is slower than float32 on {', '.join(lacking)}, which has no bfloat16 (compute capability below 8.0)"
+        )
+        raise ConfigError(asking[0], "bfloat16", f"{words}: take float32, or hide it with CUDA_VISIBLE_DEVICES")
 
 
 def _check_devices(experiment: Experiment) -> None:

@@ -32,3 +32,7 @@ class ConfigError(PruneBenchError, ValueError):
 
 class DataError(PruneBenchError):
     """A data set that is not there, is not what it should be, or cannot be fetched."""
+
+
+class DeviceError(PruneBenchError):
+    """Devices that fail, so that nothing is left to run on; no stage is at fault."""

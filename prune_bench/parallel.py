@@ -42,10 +42,13 @@ def become_rank(index: int, count: int, device: torch.device, address: str) -> N
     """
     # Said here and not asked of torch: a caller's own process group makes no ranks of ours.
     global _ranks
-    if device.type == "cuda":
+    on_gpu = device.type == "cuda"
+    if on_gpu:
         torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, init_method=address, rank=index, world_size=count, timeout=_PATIENCE)
+    distributed.init_process_group(
+        "nccl" if on_gpu else "gloo", init_method=address, rank=index, world_size=count, timeout=_PATIENCE,
+        device_id=device if on_gpu else None,  # or NCCL guesses the GPU at the first exchange
+    )  # fmt: skip
     _ranks = count
 
 

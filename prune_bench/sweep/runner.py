@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass, field, replace
 
@@ -13,11 +13,11 @@ from prune_bench.sweep.claims import Claims
 from prune_bench.sweep.executors import Executor, Job, Outcome
 from prune_bench.sweep.failures import Failure, failures_of, read_failure, write_failure
 from prune_bench.sweep.graph import remaining_cost, users_of
+from prune_bench.sweep.health import Health, failure_words
 from prune_bench.sweep.packs import OpenPack, Pack, open_packs
 from prune_bench.sweep.stages import Stage
 from prune_bench.sweep.store import Store
 
-_LIVES = 3  # times a job is tried when its worker dies; a stage that raises is not tried again
 _POLL = 0.5  # seconds between looks at what other sweeps are doing, and at stages that overrun
 
 
@@ -32,6 +32,7 @@ class Progress:
         running: When each began, by key, on the clock of ``time.time``.
         elsewhere: Keys of stages that another sweep computes now.
         failed: Reasons by key, of stages that failed and of those that need one that did.
+        retired: Devices that are used no more because workers died on them, with the last reason.
     """
 
     todo: dict[str, Stage]
@@ -40,6 +41,7 @@ class Progress:
     running: dict[str, float] = field(default_factory=dict)
     elsewhere: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
+    retired: dict[str, str] = field(default_factory=dict)
 
 
 Watch = Callable[[Progress, str | None], None]
@@ -61,6 +63,9 @@ def run_plan(
         watch: Told after every change, and twice a second; its second argument is the key of a stage that was just
             finished, or None.
         replay: Whether steps are recorded and replayed.
+
+    Raises:
+        DeviceError: Every device is retired; what is unfinished is not recorded as failed.
     """
     with Claims(store.files) as claims:
         opened = open_packs(packs, todo, store)
@@ -88,11 +93,13 @@ class _Run:
         self._waits = [{k for key in pack.wanted for k in todo[key].inputs.values() if k in todo} for pack in packs]
         self._users = users_of(todo)
         self._path = remaining_cost(todo, self._users)
-        self._lives = [_LIVES for _ in packs]
         self._ready: list[tuple[float, int]] = []
         self._held: list[int] = []  # packs of which another sweep computes a lane
         self._alone: list[int] = []  # packs to be tried once more with a device to themselves
         self._was_alone: set[int] = set()
+        self._places: list[str] = getattr(executor, "places", executor.devices)
+        self._health = Health()
+        self._progress.retired = self._health.retired
         self._free = list(range(len(executor.devices)))
         self._running: dict[Future[Outcome], _Running] = {}
 
@@ -107,6 +114,8 @@ class _Run:
             self._watch(self._progress, None)
             for future in self._finished():
                 self._settle(self._running.pop(future), future)
+            if self._health.retired and not self._free and not self._running:
+                raise self._health.all_gone()
         return self._progress
 
     def _offer(self, pack: int) -> None:
@@ -123,16 +132,33 @@ class _Run:
         self._progress.elsewhere.clear()
         for pack in held:
             self._offer(pack)
-        while self._ready and (slot := self._slot()) is not None:
-            self._start(heapq.heappop(self._ready)[1], slot)
+        while (choice := self._choose()) is not None:
+            self._start(*choice)
         while self._alone and (slot := self._slot(alone=True)) is not None:
             self._start(self._alone.pop(0), slot)
 
-    def _slot(self, *, alone: bool = False) -> int | None:
+    def _choose(self) -> tuple[int, int] | None:
+        """The first pack in line and a free slot for it, rather on a device where it has not died."""
+        for picky in (True, False) if self._free else ():
+            for item in self._in_line():
+                slot = self._slot(avoid=self._health.avoided(item[1]) if picky else set())
+                if slot is not None:
+                    self._ready.remove(item)
+                    heapq.heapify(self._ready)
+                    return item[1], slot
+        return None
+
+    def _in_line(self) -> Iterator[tuple[float, int]]:
+        """The first pack, and where something has died the others too, in their order."""
+        yield from self._ready[:1]
+        if self._health.has_deaths:
+            yield from sorted(self._ready)[1:]
+
+    def _slot(self, *, alone: bool = False, avoid: Collection[str] = ()) -> int | None:
         """A free slot on a device that no lonely job holds; if ``alone``, on one where nothing runs."""
-        devices = self._executor.devices
-        taken = {devices[r.slot] for r in self._running.values() if alone or r.pack in self._was_alone}
-        return next((slot for slot in self._free if devices[slot] not in taken), None)
+        places = self._places
+        taken = {places[r.slot] for r in self._running.values() if alone or r.pack in self._was_alone}
+        return next((slot for slot in self._free if places[slot] not in taken and places[slot] not in avoid), None)
 
     def _start(self, pack: int, slot: int) -> None:
         """Starts what of a pack nobody has done or is doing; the rest of it is done, or awaited."""
@@ -161,12 +187,12 @@ class _Run:
                 self._fail(key, failure)
 
     def _submit(self, pack: int, slot: int, keys: tuple[str, ...]) -> None:
-        lanes = tuple(self._todo[key] if key in keys else None for key in self._packs[pack].keys)
-        limit = self._limits.stage_seconds
+        said, limit = self._packs[pack], self._limits.stage_seconds
         job = Job(
-            lanes=lanes, pack=self._packs[pack].keys, seeds=self._packs[pack].seeds,
-            store=self._store.location, threads=self._threads,
-            device=self._executor.devices[slot], limits=self._limits, replay=self._replay,
+            lanes=tuple(self._todo[key] if key in keys else None for key in said.keys), pack=said.keys,
+            seeds=said.seeds, store=self._store.location, threads=self._threads,
+            device=self._executor.devices[slot], limits=self._limits, halved_from=said.halved_from,
+            alone=pack in self._was_alone, replay=self._replay,
         )  # fmt: skip
         self._progress.running |= dict.fromkeys(keys, time.time())
         self._watch(self._progress, None)  # an executor of this process comes back when all is over
@@ -192,47 +218,63 @@ class _Run:
             del self._progress.running[key]
         try:
             outcome = future.result()
-        except BrokenExecutor:
-            self._bury(job)
+        except BrokenExecutor as death:
+            self._bury(job, death)
         else:
             self._take_in(job, outcome)
+        self._free = [slot for slot in self._free if self._places[slot] not in self._health.retired]
+        self._progress.slots = max(1, sum(place not in self._health.retired for place in self._places))
         self._claims.release(job.keys)
 
     def _take_in(self, job: _Running, outcome: Outcome) -> None:
-        lonely = job.pack in self._was_alone
-        full = {key for key, failure in outcome.failed.items() if failure.out_of_memory and not lonely}
-        if full:
+        if self._todo[job.keys[0]].needs_device:
+            self._health.succeeded(self._places[job.slot])
+        full = {key for key, failure in outcome.failed.items() if failure.out_of_memory}
+        if full and len(self._packs[job.pack].keys) > 1:
+            self._add(self._packs[job.pack].halves(full))
+        elif full and job.pack not in self._was_alone:
             self._alone.append(job.pack)
             self._was_alone.add(job.pack)
+        else:
+            full = set()
         for key in job.keys:
             if key in outcome.failed and key not in full:
                 self._fail(key, outcome.failed[key], record=True)
             elif key not in outcome.failed:
                 self._succeed(key, outcome.seconds / len(job.keys))
 
-    def _bury(self, job: _Running) -> None:
+    def _bury(self, job: _Running, death: BrokenExecutor) -> None:
         """A worker died: its pack is tried again, in the end each lane by itself, so that one costs no other."""
-        self._lives[job.pack] -= 1
+        self._health.died(job.pack, getattr(death, "place", None) or self._places[job.slot], death)
         if time.monotonic() > job.deadline:
             words = f"it hung: stopped long after limits.stage_seconds={self._limits.stage_seconds:g}"
-        elif self._lives[job.pack] > 0:
-            self._offer(job.pack)
+        elif self._health.lives(job.pack) > 0:
+            self._again(job.pack)
             return
         elif len(job.keys) > 1:
-            self._split(job)
+            for pack in self._add([replace(self._packs[job.pack], wanted=(key,)) for key in job.keys]):
+                self._health.last_life(pack)
             return
         else:
-            words = f"its worker process died {_LIVES} times (out of memory, or killed)"
+            words = failure_words(death)
         for key in job.keys:
             self._fail(key, Failure(reason=words), record=True)
 
-    def _split(self, job: _Running) -> None:
-        for key in job.keys:
-            self._packs.append(replace(self._packs[job.pack], wanted=(key,)))
-            self._lives.append(1)
+    def _again(self, pack: int) -> None:
+        if pack in self._was_alone:
+            self._alone.append(pack)
+        else:
+            self._offer(pack)
+
+    def _add(self, packs: list[OpenPack]) -> list[int]:
+        """Takes packs up that others have become, and puts them in line."""
+        added = range(len(self._packs), len(self._packs) + len(packs))
+        for pack, said in zip(added, packs):
+            self._packs.append(said)
             self._waits.append(set())
-            self._pack_of[key] = len(self._packs) - 1
-            self._offer(self._pack_of[key])
+            self._pack_of |= dict.fromkeys(said.wanted, pack)
+            self._offer(pack)
+        return list(added)
 
     def _succeed(self, key: str, seconds: float) -> None:
         self._progress.done[key] = seconds

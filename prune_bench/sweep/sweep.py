@@ -167,10 +167,15 @@ def _run(
         console.print(f"  replay is off on this GPU: {why}", highlight=False)
     packs = make_packs(plan, pack_sizes(experiment, sample_data(experiment), kind))
     status, began, last = StatusFile(experiment.folder), time.time(), 0.0
+    told: set[str] = set()  # devices whose end was told
     with Display(console) as display:
 
         def watch(progress: Progress, finished: str | None) -> None:
             nonlocal last
+            for place in progress.retired.keys() - told:
+                told.add(place)
+                words = f"{place} is used no more, workers died on it: {progress.retired[place]}"
+                console.print(words, style="yellow", highlight=False, soft_wrap=True)
             if finished in cells and (artifact := store.read(finished)) is not None:
                 mirror.send(_cell_run({"key": finished, **artifact.record}, experiment.folder.name))
                 display.cell_done(str(cells[finished]), artifact.record)

@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from prune_bench.parallel import of_first, rank
 from prune_bench.training.checkpoint import AmongFiles, Checkpoint, Saver
+from prune_bench.training.one_process import OneProcess, no_defaults
 
 
 def fit(
@@ -37,7 +38,8 @@ def fit(
         KeyboardInterrupt: Ctrl-C. Lightning turns it into ``SystemExit`` and leaves Ctrl-C switched off.
     """
     device, handler = with_index(device), signal.getsignal(signal.SIGINT)
-    trainer = _trainer(epochs, device, checkpoint)
+    with no_defaults():
+        trainer = _trainer(epochs, device, checkpoint)
     items = _Items(loader) if isinstance(loader, (list, tuple)) else loader
     resumed = _resumed(module, device, checkpoint)
     try:
@@ -96,7 +98,7 @@ def _trainer(epochs: int, device: torch.device, checkpoint: Checkpoint | None) -
         logger=False,
         enable_checkpointing=checkpoint is not None,
         callbacks=[] if checkpoint is None else [Saver(checkpoint)],
-        plugins=[] if checkpoint is None else [AmongFiles(checkpoint.files)],
+        plugins=[OneProcess(), *([] if checkpoint is None else [AmongFiles(checkpoint.files)])],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

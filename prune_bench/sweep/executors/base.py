@@ -6,6 +6,7 @@ Artifacts move through the store; what comes back is only word of the outcome.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import logging
 import signal
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prune_bench.config import Limits, Replay
+from prune_bench.sweep.executors.device_faults import DeviceFault, Fault, fault_of
 from prune_bench.sweep.executors.ranks import RankError, launch
 from prune_bench.sweep.failures import Failure
 from prune_bench.sweep.logs import log_name, stage_log
@@ -25,6 +27,8 @@ from prune_bench.sweep.stages import Stage
 from prune_bench.sweep.store import Artifact, Store
 
 if TYPE_CHECKING:
+    import torch
+
     from prune_bench.training import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -43,6 +47,8 @@ class Job:
         seeds: Of all lanes: those of one seed have their data in common and, in a search, the dense network.
         limits: How long a stage may take, and how often a training writes a checkpoint.
         replay: Whether steps are recorded and replayed.
+        halved_from: Keys of the pack that did not fit in memory, of which this is a part; empty for a whole one.
+        alone: Whether nothing else may run on the device meanwhile.
     """
 
     lanes: tuple[Stage | None, ...]
@@ -53,6 +59,8 @@ class Job:
     seeds: tuple[int, ...]
     limits: Limits
     replay: Replay = "auto"
+    halved_from: tuple[str, ...] = ()
+    alone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +80,18 @@ class Executor(Protocol):
     """Runs jobs in slots.
 
     Attributes:
-        devices: The device of each slot.
+        devices: The device of each slot, as torch names it there.
+        places: The device of each slot, as one name for one device: slots of one place share its memory. An executor
+            without it has ``devices`` name them.
     """
 
     devices: list[str]
 
     def submit(self, job: Job, slot: int) -> Future[Outcome]:
-        """Starts a job in a free slot; its failure is an outcome, a slot's death the future's ``BrokenExecutor``."""
+        """Starts a job in a free slot; its failure is an outcome, a slot's death the future's ``BrokenExecutor``.
+
+        A :class:`DeviceFault` is such a death too: whatever comes next to the slot finds a fresh process.
+        """
 
     def kill(self, slot: int) -> None:
         """Ends what runs in a slot at once, as if it had died; one that cannot be ended is left alone."""
@@ -93,6 +106,7 @@ def run_job(job: Job) -> Outcome:
     Reads the stages' inputs from the store, computes, writes their artifacts.
 
     Raises:
+        DeviceFault: The device failed, or this process can use it no more.
         BrokenExecutor: One of several processes died.
     """
     begun = time.perf_counter()
@@ -108,38 +122,68 @@ def _do_all(job: Job, wanted: list[Stage]) -> dict[str, Failure]:
     failure = _try(job, job.lanes)
     if failure is None:
         return {}
-    if len(wanted) == 1:
-        return {wanted[0].key: failure}
+    # Full memory would be as full: a lane that is done alone has fillers beside it.
+    if len(wanted) == 1 or failure.out_of_memory:
+        return {stage.key: failure for stage in wanted}
     # One lane's fault must cost the others nothing: each is done without them, in its own place of the pack.
     alone = {s.key: _try(job, tuple(lane if lane is s else None for lane in job.lanes)) for s in wanted}
     return {key: failure for key, failure in alone.items() if failure is not None}
 
 
 def _try(job: Job, lanes: tuple[Stage | None, ...]) -> Failure | None:
-    wanted = [stage for stage in job.lanes if stage is not None]
     alive = [stage for stage in lanes if stage is not None]
-    devices, limit = job.device.split("+"), job.limits.stage_seconds
     log.info("on %s: %s", job.device, "; ".join(f"{stage.kind} {stage.label}" for stage in alive))
     try:
-        with _at_most(limit and limit * len(alive)):
-            # Fresh weights have no inputs; they, a ticket and a result are quicker done than shared.
-            if len(devices) == 1 or not alive[0].inputs or alive[0].kind in ("ticket", "result"):
-                _do(devices[0], job, lanes)
-            else:
-                launch(_do, devices, job, lanes)
+        with _at_most(job.limits.stage_seconds and job.limits.stage_seconds * len(alive)):
+            _run(job, lanes, alive[0])
     except BrokenExecutor as death:
         log.error("died: %s", death)
         raise
     except Exception as error:  # a fault in one stage must cost no other: it becomes data
         log.exception("failed")
-        return _failure(error, log_name(wanted[0].key))
-    return None
+        failure = _failure(error, log_name(next(stage.key for stage in job.lanes if stage is not None)))
+    else:
+        return None
+    if failure.out_of_memory:
+        _let_go_of_memory()
+    return failure
+
+
+def _run(job: Job, lanes: tuple[Stage | None, ...], first: Stage) -> None:
+    devices = job.device.split("+")
+    if not first.needs_device:
+        _do("cpu", job, lanes)
+    elif len(devices) == 1:
+        _do(devices[0], job, lanes)
+    else:
+        launch(_do, devices, job, lanes)
 
 
 def _failure(error: Exception, log: str) -> Failure:
-    kind = error.kind if isinstance(error, RankError) else type(error).__name__
+    """What a stage's error says of it.
+
+    Raises:
+        DeviceFault: It says nothing of the stage, or nothing else can be done in this process any more.
+    """
+    fault = fault_of(error)
+    if fault not in (Fault.STAGE, Fault.MEMORY):
+        raise DeviceFault(_reason(error), fault) from error
     trace = error.trace if isinstance(error, RankError) else traceback.format_exc()
-    return Failure(reason=f"{kind}: {error}", trace=trace, log=log, out_of_memory=kind == "OutOfMemoryError")
+    return Failure(reason=_reason(error), trace=trace, log=log, out_of_memory=fault is Fault.MEMORY)
+
+
+def _reason(error: Exception) -> str:
+    return f"{error.kind if isinstance(error, RankError) else type(error).__name__}: {error}"
+
+
+def _let_go_of_memory() -> None:
+    """Gives the device back what a failed try held: whoever is next to it, or comes next, needs it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
 @contextlib.contextmanager
@@ -174,7 +218,7 @@ def _do(place: str, job: Job, lanes: tuple[Stage | None, ...]) -> None:
     keep_freed_memory()
     store, device = Store(job.store), torch.device(place)
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+        _open(device)
     stages = _filled(lanes, job.seeds)
     inputs = [_read_inputs(stage, store) for stage in stages]
     checkpoint = _checkpoint(job, stages)
@@ -186,10 +230,30 @@ def _do(place: str, job: Job, lanes: tuple[Stage | None, ...]) -> None:
     for lane, artifact in zip(lanes, artifacts):
         if lane is not None:
             record = {"made_by": where, **artifact.record}
-            if len(lanes) > 1:
+            if len(lanes) > 1 or job.halved_from:
                 record |= {"packed": list(job.pack), "packed_seeds": list(job.seeds)}
+            if job.halved_from:
+                record["halved_from"] = list(job.halved_from)
             store.write(lane.key, Artifact(record, artifact.tensors))
     checkpoint.remove()
+
+
+def _open(device: torch.device) -> None:
+    """Begins with a GPU by a little work on it: what fails here is no job's fault.
+
+    Raises:
+        DeviceFault: It cannot be used: it is dead, busy or hidden, or the driver does not suit.
+    """
+    import torch
+
+    try:
+        torch.cuda.init()  # before it, torch refuses the rest with "Invalid device argument"
+        torch.cuda.reset_peak_memory_stats(device)
+        torch.ones(1, device=device).add(1).item()
+    except (RuntimeError, AssertionError) as error:
+        if fault_of(error) is Fault.MEMORY:
+            raise
+        raise DeviceFault(_reason(error), Fault.START) from error
 
 
 def _filled(lanes: tuple[Stage | None, ...], seeds: tuple[int, ...]) -> list[Stage]:

@@ -11,11 +11,12 @@ from dataclasses import replace
 
 from prune_bench.stopping import shield_resource_tracker
 from prune_bench.sweep.executors.base import Job, Outcome, run_job
+from prune_bench.sweep.executors.device_faults import DeviceFault
 from prune_bench.sweep.executors.ranks import follow
 
 
 class ProcessExecutor:
-    """A worker a slot, made anew when it dies.
+    """A worker a slot, made anew when it dies, or when a device has failed it.
 
     Args:
         devices: The device of each slot.
@@ -28,8 +29,17 @@ class ProcessExecutor:
 
     def submit(self, job: Job, slot: int) -> Future[Outcome]:
         """Starts the job in the slot's worker; the future raises ``BrokenExecutor`` if that or a rank of it dies."""
-        pool = self._pools[slot]
         device, visible = own_device(self.devices[slot], os.environ.get("CUDA_VISIBLE_DEVICES"))
+        pool = self._pool(slot)
+        future: Future[Outcome] = Future()
+        # The worker is spawned while the first job is submitted, and must find this before it imports torch.
+        with _environment(visible):
+            inner = pool.submit(run_job, replace(job, device=device))
+        inner.add_done_callback(lambda done: self._settle(slot, done, future))
+        return future
+
+    def _pool(self, slot: int) -> ProcessPoolExecutor:
+        pool = self._pools[slot]
         if pool is None or getattr(pool, "_broken", False):
             pool = self._pools[slot] = ProcessPoolExecutor(
                 max_workers=1,
@@ -37,9 +47,21 @@ class ProcessExecutor:
                 initializer=follow,
                 initargs=(os.getpid(),),
             )
-        # The worker is spawned while the first job is submitted, and must find this before it imports torch.
-        with _environment(visible):
-            return pool.submit(run_job, replace(job, device=device))
+        return pool
+
+    def _settle(self, slot: int, done: Future[Outcome], future: Future[Outcome]) -> None:
+        """Hands on what became of a job; before that a worker goes that cannot use its device any more."""
+        if done.cancelled():
+            future.cancel()
+            return
+        error = done.exception()
+        if isinstance(error, DeviceFault):
+            self.kill(slot)
+            self._pools[slot] = None
+        if error is None:
+            future.set_result(done.result())
+        else:
+            future.set_exception(error)
 
     def kill(self, slot: int) -> None:
         """Ends the slot's worker; the ranks that it has follow it."""
@@ -64,7 +86,7 @@ def own_device(device: str, visible: str | None) -> tuple[str, dict[str, str]]:
     if not device.startswith("cuda:"):
         return device, {}
     indices = [int(part.partition(":")[2]) for part in device.split("+")]
-    names = visible.split(",") if visible else []
+    names = [name.strip() for name in visible.split(",")] if visible else []
     own = ",".join(names[index] if names else str(index) for index in indices)
     return "+".join(f"cuda:{i}" for i in range(len(indices))), {"CUDA_VISIBLE_DEVICES": own}
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_bench.files import LocalFiles
+from prune_bench.sweep.executors.device_faults import DeviceFault, Fault, fault_in_words, fault_of
 from prune_bench.sweep.logs import log_name, stage_log
 
 log = logging.getLogger(__name__)
@@ -33,11 +34,13 @@ class RankError(RuntimeError):
         kind: The exception's name.
         message: What it said.
         trace: Its traceback.
+        fault: Whose fault it is, as the rank itself judged; by kind and message if it is left out.
     """
 
-    def __init__(self, kind: str, message: str, trace: str) -> None:
+    def __init__(self, kind: str, message: str, trace: str, fault: Fault | None = None) -> None:
         super().__init__(message)
         self.kind, self.trace = kind, trace
+        self.fault = fault or fault_in_words({kind}, message)
 
 
 class RankDied(BrokenExecutor):
@@ -114,7 +117,7 @@ class _Ranks:
         if silent and not causes:
             raise RankDied(f"rank {silent[0]} of {len(codes)} ended with exit code {codes[silent[0]]}")
         cause = (causes or said)[0]
-        raise RankError(cause["kind"], cause["message"], cause["trace"])
+        raise RankError(cause["kind"], cause["message"], cause["trace"], Fault[cause["fault"]])
 
     def end(self) -> None:
         for process in self._processes:
@@ -161,6 +164,7 @@ def _be_rank(
                 "message": str(error),
                 "trace": traceback.format_exc(),
                 "in_exchange": _in_exchange(error),
+                "fault": fault_of(error).name,
             }
             _write(Path(folder) / f"{index}.json", word)
             # At once: the others wait for this rank, and what it has begun must not wait for them.
@@ -173,7 +177,12 @@ def _run(index: int, function: Callable[..., None], devices: Sequence[str], fold
 
     from prune_bench.parallel import become_rank
 
-    become_rank(index, len(devices), torch.device(devices[index]), f"file://{folder}/meeting")
+    try:
+        become_rank(index, len(devices), torch.device(devices[index]), f"file://{folder}/meeting")
+    except Exception as error:
+        if fault_of(error) is Fault.DEVICE:
+            raise DeviceFault(f"{type(error).__name__}: {error}", Fault.START) from error
+        raise
     function(devices[index], *args)
     distributed.destroy_process_group()
 

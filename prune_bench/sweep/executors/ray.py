@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, field
@@ -16,12 +15,18 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from prune_bench.config import Devices
-from prune_bench.errors import ConfigError, PruneBenchError
+from prune_bench.errors import DeviceError, PruneBenchError
 from prune_bench.sweep.executors.base import Job, Outcome, run_job
+from prune_bench.sweep.executors.device_faults import DeviceFault
+from prune_bench.sweep.executors.ray_cluster import connect, find_slots, gpu_share
+
+__all__ = ["ActorDied", "RayExecutor", "find_slots", "gpu_share"]
 
 _TICK = 0.05  # seconds that Ray is listened to before new jobs are looked at
 _TRIES = 3  # to start an actor, for each slot, before it is given up
-_PATIENCE = 5.0  # seconds for a cluster's port to open
+
+
+_FAULTS = 2  # in a row, after which what is placed on a GPU only keeps others from it
 
 
 class ActorDied(BrokenExecutor):
@@ -41,10 +46,18 @@ class _Worker:
 
     A job is given only to an actor that has just answered: one that died idle, or is still waiting for a place,
     then costs no job a life.
+
+    Attributes:
+        alone: Whether it has a whole GPU, for a job that must have no neighbours.
+        place: Node and GPU, once it is there; empty without a GPU.
+        is_plug: Whether it is there only so that Ray places nothing on a GPU that fails.
     """
 
     actor: Any
     answer: Any
+    alone: bool = False
+    place: str = ""
+    is_plug: bool = False
     is_there: bool = False
     task: _Task | None = None
     has_begun: bool = False
@@ -67,11 +80,16 @@ class RayExecutor:
     def __init__(self, devices: list[str], settings: Devices, work: Callable[[Job], Outcome] = run_job) -> None:
         # Ray shows an actor its own GPU only.
         self.devices = ["cuda:0" if name.startswith("cuda") else name for name in devices]
+        # Which GPU a slot's job goes to is Ray's choice: no slot's neighbours are known.
+        self.places = [f"{name}@slot{i}" if name == "cuda:0" else name for i, name in enumerate(self.devices)]
         gpus = len({name for name in devices if name.startswith("cuda")})
-        ours = _connect(settings.address, num_cpus=len(devices) * settings.threads, num_gpus=gpus)
+        ours = connect(settings.address, num_cpus=len(devices) * settings.threads, num_gpus=gpus)
         self.dashboard = str(ours.dashboard_url or "")
         share = {"num_cpus": settings.threads, "num_gpus": gpu_share(settings.cells_per_gpu) if gpus else 0}
         self._class: Any = ray.remote(_Actor).options(**share)
+        self._cells = settings.cells_per_gpu if gpus else 1
+        self._alone_class: Any = ray.remote(_Actor).options(**share | {"num_gpus": 1})
+        self._faults: Counter[str] = Counter()  # in a row, by place
         data = {name: value for name, value in os.environ.items() if name.startswith("PRUNE_BENCH_")}
         self._beginning = (work, os.getcwd(), data)
         self._waiting: deque[_Task] = deque()
@@ -127,16 +145,47 @@ class RayExecutor:
                 self._hear(asked[answer])
 
     def _hire(self) -> None:
-        """Makes actors, as many as there are jobs for and at most one a slot."""
-        busy = sum(worker.task is not None for worker in self._workers)
-        while len(self._workers) < min(len(self.devices), busy + len(self._waiting)):
-            actor = self._class.remote(*self._beginning)
-            self._workers.append(_Worker(actor, actor.is_there.remote()))
+        """Makes actors, as many as there are jobs for and at most one a slot; a lonely job's takes a GPU's slots."""
+        plugs = sum(worker.is_plug for worker in self._workers)
+        if plugs == len(self.devices) and self._waiting:
+            raise DeviceError(f"no GPU of the cluster can be used: {', '.join(sorted(self._faults))}")
+        for alone in (True, False):
+            asked = sum(self._is_alone(task.job) is alone for task in list(self._waiting))
+            asked += sum(worker.task is not None and worker.alone is alone for worker in self._workers)
+            while asked > sum(w.alone is alone and not w.is_plug for w in self._workers) and self._has_room(alone):
+                actor = (self._alone_class if alone else self._class).remote(*self._beginning)
+                self._workers.append(_Worker(actor, actor.is_there.remote(), alone))
+
+    def _has_room(self, alone: bool) -> bool:
+        """Whether another actor may be made; one alone at a time, and it may wait for a GPU to become free."""
+        lonely = sum(worker.alone for worker in self._workers)
+        return not lonely if alone else len(self._workers) - lonely + lonely * self._cells < len(self.devices)
+
+    def _is_alone(self, job: Job) -> bool:
+        """Whether a job needs more of a GPU than its slot's share."""
+        return self._cells > 1 and getattr(job, "alone", False)
 
     def _hand_out(self) -> None:
-        for worker in self._workers:
-            if self._waiting and worker.answer is None:
-                worker.task, worker.answer = self._waiting.popleft(), worker.actor.is_there.remote()
+        cleared = self._to_clear()
+        for worker in list(self._workers):
+            if worker.answer is not None or worker.is_plug:
+                continue
+            task = next((task for task in list(self._waiting) if self._is_alone(task.job) is worker.alone), None)
+            if worker.place in cleared or (worker.alone and task is None):
+                _end(worker)
+                self._workers.remove(worker)
+            elif task is not None:
+                self._waiting.remove(task)
+                worker.task, worker.answer = task, worker.actor.is_there.remote()
+
+    def _to_clear(self) -> set[str]:
+        """The GPU with the fewest jobs, if a lonely one waits for a whole GPU and each has somebody on it."""
+        if not any(worker.alone and not worker.is_there for worker in self._workers):
+            return set()
+        on = Counter(worker.place for worker in self._workers if worker.place and not worker.is_plug)
+        plugs = len({worker.place for worker in self._workers if worker.is_plug})
+        full = len(on) + plugs >= len(self.devices) // self._cells
+        return {min(on, key=lambda place: on[place])} if on and full else set()
 
     def _hear(self, worker: _Worker) -> None:
         """Takes in an answer: that an actor is there, what became of its job, or that it is gone."""
@@ -149,14 +198,30 @@ class RayExecutor:
                 return
             said = error
         self._failed_starts, worker.is_there, worker.answer = 0, True, None
-        if task is not None and not worker.has_begun:
+        if isinstance(said, str):
+            worker.place, worker.is_plug = said, self._faults[said] >= _FAULTS
+        if worker.is_plug:
+            if task is not None:
+                self._waiting.appendleft(task)
+            worker.task = None
+        elif task is not None and not worker.has_begun:
             worker.has_begun, worker.answer = True, worker.actor.do.remote(task.job)
         elif task is not None:
             worker.has_begun, worker.task = False, None
+            self._note_health(worker, task.job, said)
             if isinstance(said, Exception):
                 task.future.set_exception(said)
             else:
                 task.future.set_result(said)
+
+    def _note_health(self, worker: _Worker, job: Job, said: Any) -> None:
+        """Counts what a GPU failed, and lets go of an actor that can use its own no more."""
+        if isinstance(said, DeviceFault):
+            self._faults[worker.place] += 1
+            _end(worker)
+            self._workers.remove(worker)
+        elif any(lane is not None and lane.needs_device for lane in getattr(job, "lanes", ())):
+            del self._faults[worker.place]
 
     def _bury(self, worker: _Worker, error: RayError) -> None:
         """Lets go of an actor that is gone; its job is told so, or is back in line if it had not begun."""
@@ -179,72 +244,19 @@ class _Actor:
         with contextlib.suppress(OSError):  # paths in a job may be relative; not every node need have the folder
             os.chdir(folder)
 
-    def is_there(self) -> None:
-        """Answers when the actor is made, and while it lives."""
+    def is_there(self) -> str:
+        """Answers when the actor is made, and while it lives, with its node and GPU; empty without one."""
+        gpus = ",".join(str(gpu) for gpu in ray.get_gpu_ids())
+        return f"node {ray.get_runtime_context().get_node_id()[:8]} GPU {gpus}" if gpus else ""
 
-    def do(self, job: Job) -> Outcome:
-        return self._work(job)
+    def do(self, job: Job) -> Outcome | DeviceFault:
+        """Does a job; a device's fault is an answer, because what is raised comes back as Ray's own exception."""
+        try:
+            return self._work(job)
+        except DeviceFault as fault:
+            return DeviceFault(str(fault), fault.fault)
 
 
 def _end(worker: _Worker) -> None:
     with contextlib.suppress(RayError):
         ray.kill(worker.actor)
-
-
-def find_slots(settings: Devices) -> list[str]:
-    """The device of each slot of the cluster at ``settings.address``: what fits on its nodes as they are now.
-
-    Raises:
-        ConfigError: The cluster cannot be reached, or has not what is asked for.
-    """
-    _connect(settings.address)
-    try:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    finally:
-        ray.shutdown()
-    kind = settings.accelerator
-    if kind == "auto":
-        kind = "cuda" if any("GPU" in node for node in nodes) else "cpu"
-    if kind not in ("cpu", "cuda"):
-        raise ConfigError(
-            "devices.accelerator", kind, "is nothing that Ray hands out", allowed=("auto", "cpu", "cuda")
-        )
-    per_device = settings.cells_per_gpu if kind == "cuda" else 1
-    there = sum(_room(node, settings.threads, per_device if kind == "cuda" else None) for node in nodes)
-    if not there:
-        share = f" and 1/{per_device} of a GPU" if kind == "cuda" else ""
-        words = f"has no room for a cell: no node of the cluster has {settings.threads} CPUs (devices.threads){share}"
-        raise ConfigError("devices.address", settings.address, words)
-    wanted = there if settings.count is None else settings.count * per_device
-    if wanted > there:
-        words = f"is more than the {there // per_device} that the cluster has room for"
-        raise ConfigError("devices.count", settings.count, words)
-    return ["cuda:0" if kind == "cuda" else "cpu"] * wanted
-
-
-def _room(node: dict[str, float], threads: int, cells_per_gpu: int | None) -> int:
-    """How many cells fit on a node; None for cells that need no GPU."""
-    fit = int(node.get("CPU", 0)) // threads
-    return fit if cells_per_gpu is None else min(fit, int(node.get("GPU", 0)) * cells_per_gpu)
-
-
-def gpu_share(cells: int) -> float:
-    """What of a GPU Ray is asked for: it counts in ten-thousandths, and rounded up the last cell would not fit."""
-    return 10_000 // cells / 10_000
-
-
-def _connect(address: str | None, **own: int) -> Any:
-    quiet = {"log_to_driver": False, "logging_level": "error"}
-    if address is None:
-        return ray.init(address="local", **own, **quiet)  # type: ignore[arg-type]
-    try:
-        if address != "auto":
-            host, _, port = address.rpartition(":")
-            # Ray itself would try for minutes, and then end the process.
-            socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
-        return ray.init(address=address, **quiet)  # type: ignore[arg-type]
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            "devices.address", address, f"is no Ray cluster that can be reached: {error}; give host:port as "
-            "`ray start --head` printed it, or auto on one of its machines"
-        ) from None  # fmt: skip
