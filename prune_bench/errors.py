@@ -36,3 +36,11 @@ class DataError(PruneBenchError):
 
 class DeviceError(PruneBenchError):
     """Devices that fail, so that nothing is left to run on; no stage is at fault."""
+
+
+def message_of(error: BaseException) -> str:
+    """The error's own words, as text that can be written anywhere; a class of a user's own may fail to give any."""
+    try:
+        return str(error).encode("utf-8", "backslashreplace").decode()
+    except Exception:
+        return "(its message cannot be read)"

@@ -42,6 +42,20 @@ def stopping_tidily() -> Iterator[None]:
             signal.signal(number, before[number])
 
 
+@contextlib.contextmanager
+def handlers_put_back() -> Iterator[None]:
+    """Undoes what a library installs inside it: Ray ends a process on SIGTERM, and fails at that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _numbers()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def stop_signal() -> int | None:
     """The signal that asked the process to end, or None. After Ctrl-C it is None as well."""
     return _received[0] if _received else None

@@ -48,12 +48,12 @@ def _open(files: Files, key: str) -> TextIO:
     path = files.folder / log_name(key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "w", buffering=1, encoding="utf-8")
+        return open(path, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
     except OSError:
         return io.StringIO()
 
 
 def _close(files: Files, key: str, stream: TextIO) -> None:
     if isinstance(stream, io.StringIO) and not isinstance(files, LocalFiles):
-        files.write(log_name(key), stream.getvalue().encode())
+        files.write(log_name(key), stream.getvalue().encode(errors="backslashreplace"))
     stream.close()

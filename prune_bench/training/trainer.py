@@ -49,8 +49,9 @@ def fit(
             # Lightning warns of few workers, no optimiser and no validation: all three are meant.
             warnings.simplefilter("ignore")
             trainer.fit(module, train_dataloaders=items, ckpt_path=resumed)
-    except SystemExit:
-        if trainer.interrupted:
+    except SystemExit as error:
+        # Another one is raised by the module itself.
+        if isinstance(error.__context__, KeyboardInterrupt):
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from None
         raise

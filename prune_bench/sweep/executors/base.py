@@ -19,8 +19,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prune_bench.config import Limits, Replay
+from prune_bench.errors import message_of
 from prune_bench.sweep.executors.device_faults import DeviceFault, Fault, fault_of
-from prune_bench.sweep.executors.ranks import RankError, launch
+from prune_bench.sweep.executors.ranks import RankError, launch, leaves_ctrl_c_to_parent
 from prune_bench.sweep.failures import Failure
 from prune_bench.sweep.logs import log_name, stage_log
 from prune_bench.sweep.stages import Stage
@@ -139,9 +140,11 @@ def _try(job: Job, lanes: tuple[Stage | None, ...]) -> Failure | None:
     except BrokenExecutor as death:
         log.error("died: %s", death)
         raise
-    except Exception as error:  # a fault in one stage must cost no other: it becomes data
+    except BaseException as error:  # a fault in one stage must cost no other: it becomes data
+        if isinstance(error, KeyboardInterrupt) and not leaves_ctrl_c_to_parent():
+            raise
         log.exception("failed")
-        failure = _failure(error, log_name(next(stage.key for stage in job.lanes if stage is not None)))
+        failure = _failure(error, job)
     else:
         return None
     if failure.out_of_memory:
@@ -159,21 +162,23 @@ def _run(job: Job, lanes: tuple[Stage | None, ...], first: Stage) -> None:
         launch(_do, devices, job, lanes)
 
 
-def _failure(error: Exception, log: str) -> Failure:
+def _failure(error: BaseException, job: Job) -> Failure:
     """What a stage's error says of it.
 
     Raises:
         DeviceFault: It says nothing of the stage, or nothing else can be done in this process any more.
     """
     fault = fault_of(error)
-    if fault not in (Fault.STAGE, Fault.MEMORY):
+    # On the CPU such words mean that the stage has asked for a device of its own.
+    if fault not in (Fault.STAGE, Fault.MEMORY) and not job.device.startswith("cpu"):
         raise DeviceFault(_reason(error), fault) from error
     trace = error.trace if isinstance(error, RankError) else traceback.format_exc()
-    return Failure(reason=_reason(error), trace=trace, log=log, out_of_memory=fault is Fault.MEMORY)
+    first = next(stage.key for stage in job.lanes if stage is not None)
+    return Failure(reason=_reason(error), trace=trace, log=log_name(first), out_of_memory=fault is Fault.MEMORY)
 
 
-def _reason(error: Exception) -> str:
-    return f"{error.kind if isinstance(error, RankError) else type(error).__name__}: {error}"
+def _reason(error: BaseException) -> str:
+    return f"{error.kind if isinstance(error, RankError) else type(error).__name__}: {message_of(error)}"
 
 
 def _let_go_of_memory() -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from enum import Enum
 
+from prune_bench.errors import message_of
+
 
 class Fault(Enum):
     """Whose fault an error is."""
@@ -102,9 +104,8 @@ def fault_in_words(kinds: set[str], message: str) -> Fault:
 
 def _own_fault(error: BaseException) -> Fault:
     known = getattr(error, "fault", None)  # judged where it was raised, in another process
-    return (
-        known if isinstance(known, Fault) else fault_in_words({c.__name__ for c in type(error).__mro__}, str(error))
-    )
+    kinds = {c.__name__ for c in type(error).__mro__}
+    return known if isinstance(known, Fault) else fault_in_words(kinds, message_of(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

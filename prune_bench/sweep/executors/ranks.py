@@ -18,13 +18,18 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from prune_bench.errors import message_of
 from prune_bench.files import LocalFiles
+from prune_bench.stopping import die_on_sigterm
 from prune_bench.sweep.executors.device_faults import DeviceFault, Fault, fault_in_words, fault_of
 from prune_bench.sweep.logs import log_name, stage_log
 
 log = logging.getLogger(__name__)
 _GRACE = 3.0  # seconds in which the others may say what they know of an end
 _POLL = 0.5  # seconds between looks at what the ranks have logged
+
+
+_follows = False
 
 
 class RankError(RuntimeError):
@@ -69,13 +74,21 @@ def launch(function: Callable[..., None], devices: Sequence[str], *args: Any) ->
 
 
 def follow(parent: int) -> None:
-    """Has this process leave Ctrl-C to its parent, and go when the parent is gone.
+    """Has this process leave Ctrl-C to its parent, die at once of SIGTERM, and go when the parent is gone.
 
     Args:
         parent: The parent's process id.
     """
+    global _follows
+    _follows = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_on_sigterm()
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def leaves_ctrl_c_to_parent() -> bool:
+    """Whether :func:`follow` was called: a ``KeyboardInterrupt`` is then a stage's own, and nobody's wish to stop."""
+    return _follows
 
 
 def _watch(parent: int) -> None:
@@ -157,11 +170,11 @@ def _be_rank(
             logging.getLogger("prune_bench").setLevel(logging.WARNING)
         try:
             _run(index, function, devices, folder, args)
-        except Exception as error:
+        except BaseException as error:
             word = {
                 "time": time.monotonic(),
                 "kind": type(error).__name__,
-                "message": str(error),
+                "message": message_of(error),
                 "trace": traceback.format_exc(),
                 "in_exchange": _in_exchange(error),
                 "fault": fault_of(error).name,
@@ -181,13 +194,13 @@ def _run(index: int, function: Callable[..., None], devices: Sequence[str], fold
         become_rank(index, len(devices), torch.device(devices[index]), f"file://{folder}/meeting")
     except Exception as error:
         if fault_of(error) is Fault.DEVICE:
-            raise DeviceFault(f"{type(error).__name__}: {error}", Fault.START) from error
+            raise DeviceFault(f"{type(error).__name__}: {message_of(error)}", Fault.START) from error
         raise
     function(devices[index], *args)
     distributed.destroy_process_group()
 
 
-def _in_exchange(error: Exception) -> bool:
+def _in_exchange(error: BaseException) -> bool:
     """Whether it was raised within an exchange with the other ranks."""
     from torch import distributed
 

@@ -9,6 +9,7 @@ import ray
 
 from prune_bench.config import Devices
 from prune_bench.errors import ConfigError
+from prune_bench.stopping import handlers_put_back
 
 _PATIENCE = 5.0  # seconds for a cluster's port to open
 
@@ -63,13 +64,15 @@ def connect(address: str | None, **own: int) -> Any:
     """
     quiet = {"log_to_driver": False, "logging_level": "error"}
     if address is None:
-        return ray.init(address="local", **own, **quiet)  # type: ignore[arg-type]
+        with handlers_put_back():
+            return ray.init(address="local", **own, **quiet)  # type: ignore[arg-type]
     try:
         if address != "auto":
             host, _, port = address.rpartition(":")
             # Ray itself would try for minutes, and then end the process.
             socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
-        return ray.init(address=address, **quiet)  # type: ignore[arg-type]
+        with handlers_put_back():
+            return ray.init(address=address, **quiet)  # type: ignore[arg-type]
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             "devices.address", address, f"is no Ray cluster that can be reached: {error}; give host:port as "
