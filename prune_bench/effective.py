@@ -6,13 +6,13 @@ A kept weight that no signal reaches, or whose output nothing reads, is as good 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from prune_bench.mask import Mask, prunable_weights
-from prune_bench.paths import NotKnown, Replay
+from prune_bench.paths import NotKnownError, Replay
 from prune_bench.tape import Tape, outputs, record
 
 
@@ -29,7 +29,7 @@ def effective_mask(network: nn.Module, mask: Mask, input_shape: Sequence[int]) -
 
     Raises:
         ValueError: The mask is of another network.
-        NotKnown: Dependence cannot be read off the network's forward pass.
+        NotKnownError: Dependence cannot be read off the network's forward pass.
     """
     check_fits(mask, network)
     return on_paths(recorded(network, input_shape), mask, network, input_shape)
@@ -44,12 +44,14 @@ def recorded(network: nn.Module, input_shape: Sequence[int]) -> Tape:
     """One forward pass of the network.
 
     Raises:
-        NotKnown: It raises on a sample of ones.
+        NotKnownError: It raises on a sample of ones.
     """
     try:
         return record(network, input_shape)
     except Exception as error:
-        raise NotKnown(f"its forward pass on one sample of ones raises {type(error).__name__}: {error}") from error
+        raise NotKnownError(
+            f"its forward pass on one sample of ones raises {type(error).__name__}: {error}"
+        ) from error
 
 
 def on_paths(tape: Tape, mask: Mask, network: nn.Module, input_shape: Sequence[int]) -> Mask:
@@ -57,7 +59,7 @@ def on_paths(tape: Tape, mask: Mask, network: nn.Module, input_shape: Sequence[i
     whole = Mask({name: torch.ones_like(keep) for name, keep in mask.items()})
     found = _on_paths(tape, whole)
     if found.kept < found.total and _moves(network, found, input_shape):
-        raise NotKnown("weights of the unpruned network change its output on no path that was found")
+        raise NotKnownError("weights of the unpruned network change its output on no path that was found")
     return found if mask == whole else _on_paths(tape, mask)
 
 
@@ -81,18 +83,17 @@ def presences(mask: Mask) -> dict[str, Tensor]:
 def _moves(network: nn.Module, found: Mask, input_shape: Sequence[int]) -> bool:
     """Whether outputs change with the weights that ``found`` lacks: the check on a full mask that is not effective.
 
-    It lacks taps that only meet padding, and layers that are not run, and no output changes with those.
+    It may lack taps that only meet padding and layers that are not run. No output changes with those.
     """
     random = torch.Generator().manual_seed(0)
-    private = copy.deepcopy(network).cpu().double().eval()
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        private = copy.deepcopy(network).cpu().float().eval()
         for parameter in private.parameters():
-            if parameter.is_floating_point():
-                parameter += 0.1 * torch.randn(parameter.shape, generator=random, dtype=torch.float64)
-        inputs = torch.randn(2, *input_shape, generator=random, dtype=torch.float64)
+            if parameter.is_floating_point():  # zeros would hide what lies before them
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=random))
+        inputs = torch.randn(2, *input_shape, generator=random)
         before = outputs(private, inputs)
         for name, weight in prunable_weights(private).items():
-            change = torch.randn(weight.shape, generator=random, dtype=torch.float64)
-            weight += change * ~found[name].cpu()
+            weight.add_(torch.randn(weight.shape, generator=random) * ~found[name].cpu())
         after = outputs(private, inputs)
-    return not all(torch.allclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True) for a, b in zip(before, after))
+    return any(bool(((a - b).abs() > 1e-4 * b.abs().amax()).any()) for a, b in zip(after, before) if b.numel())

@@ -36,7 +36,7 @@ def flops(network: nn.Module, mask: Mask, input_shape: Sequence[int]) -> Flops:
 
     Raises:
         ValueError: The mask is of another network.
-        NotKnown: The forward pass raises.
+        NotKnownError: The forward pass raises.
     """
     check_fits(mask, network)
     return counted(recorded(network, input_shape), mask)

@@ -10,9 +10,9 @@ from torch import nn
 from prune_bench.effective import check_fits, effective_mask, on_paths, recorded
 from prune_bench.flops import Flops, counted, flops
 from prune_bench.mask import Mask
-from prune_bench.paths import NotKnown
+from prune_bench.paths import NotKnownError
 
-__all__ = ["Flops", "NotKnown", "effective_mask", "flops", "mask_metrics"]
+__all__ = ["Flops", "NotKnownError", "effective_mask", "flops", "mask_metrics"]
 
 
 def mask_metrics(network: nn.Module, mask: Mask, input_shape: Sequence[int]) -> dict[str, float | int | bool | None]:
@@ -43,7 +43,7 @@ def mask_metrics(network: nn.Module, mask: Mask, input_shape: Sequence[int]) -> 
         found |= {"flops/dense": operations.dense, "flops/sparse": operations.sparse}
         effective = on_paths(tape, mask, network, input_shape)
         found |= {"effective_density": effective.density, "collapsed": effective.kept == 0}
-    except NotKnown as reason:
+    except NotKnownError as reason:
         unknown = "effective density" if found["flops/dense"] is not None else "effective density and FLOPs"
         warnings.warn(f"{unknown} of {type(network).__name__} not known: {reason}", stacklevel=2)
     return found

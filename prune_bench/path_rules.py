@@ -239,18 +239,22 @@ _FILLS = {"value"}
 _ABOUT_MEMORY = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}
 _POINTWISE = {"_to_copy", "_prelu_kernel", "rsub", "hardswish", "hardsigmoid", "mish", "complex", "polar"}
 _POINTWISE |= {"rrelu_with_noise", "log_sigmoid_forward", "softshrink", "hardshrink", "bucketize", "cross"}
-_MOVED = """
-    cat stack index index_select gather take roll flip repeat tril triu trace diag_embed constant_pad_nd
-    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
-    avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d im2col col2im unfold_copy
-    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d
-    upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa grid_sampler_2d grid_sampler_3d max_unpool2d
-    index_add index_copy index_fill scatter scatter_add select_scatter slice_scatter diagonal_scatter masked_scatter
-    max_unpool3d""".split()
-_REDUCED = """
-    sum mean nansum amax amin max min aminmax argmax argmin prod var std var_mean std_mean norm linalg_vector_norm
-    logsumexp any all count_nonzero median nanmedian mode kthvalue""".split()
+_MOVED = [
+    "cat", "stack", "index", "index_select", "gather", "take", "roll", "flip", "repeat", "tril", "triu",
+    "trace", "diag_embed", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+    "replication_pad1d", "replication_pad2d", "replication_pad3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "im2col", "col2im", "unfold_copy", "pixel_shuffle",
+    "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "upsample_nearest1d", "upsample_nearest2d",
+    "upsample_nearest3d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
+    "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "_upsample_bilinear2d_aa",
+    "grid_sampler_2d", "grid_sampler_3d", "max_unpool2d", "index_add", "index_copy", "index_fill", "scatter",
+    "scatter_add", "select_scatter", "slice_scatter", "diagonal_scatter", "masked_scatter", "max_unpool3d",
+]  # fmt: skip
+_REDUCED = [
+    "sum", "mean", "nansum", "amax", "amin", "max", "min", "aminmax", "argmax", "argmin", "prod", "var", "std",
+    "var_mean", "std_mean", "norm", "linalg_vector_norm", "logsumexp", "any", "all", "count_nonzero", "median",
+    "nanmedian", "mode", "kthvalue",
+]  # fmt: skip
 _RULES: dict[str, Callable[[Step, Carrier], list[Tensor]]] = {
     **dict.fromkeys(_MOVED, _moved),
     **dict.fromkeys(_REDUCED, _reduced),

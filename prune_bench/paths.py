@@ -1,9 +1,9 @@
 """Which elements of a network's tensors hang on which: boolean structure, carried along a tape as zeros and ones.
 
-Two things are carried. The *signal* of an element is 1 where it depends on the input; its *presence* is 1 where it can
-be other than 0. A sum has a signal where a part has one; a product where one factor has a signal and the other is
-present. Every rule is a sum of products of non-negative numbers, so that nothing cancels, and autograd runs it
-backwards: what has a gradient reaches an output.
+Two things are carried. The *signal* of an element is 1 where it depends on the input. Its *presence* is 1 where it
+can differ from 0. A sum has a signal where a part has one. A product has a signal where one factor has one and the
+other factor is present. Every rule adds and multiplies non-negative numbers only, so nothing cancels. Autograd runs the
+rules backwards: an element with a gradient reaches an output.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prune_bench.path_rules import from_nothing, is_pointwise, spread
 from prune_bench.tape import Ref, Step, Tape
 
 
-class NotKnown(ValueError):
+class NotKnownError(ValueError):
     """Dependence cannot be read off a network's forward pass; the message says why."""
 
 
@@ -100,7 +100,9 @@ class Carried:
 
 
 def _scattered(flat: Tensor, value: Tensor, ref: Ref) -> Tensor:
-    return torch.as_strided_scatter(flat, value, ref.size, ref.stride, ref.offset)
+    # torch 2.14's `as_strided_scatter` has a wrong gradient: the complement of the right one.
+    places = torch.arange(ref.length).as_strided(ref.size, ref.stride, ref.offset)
+    return flat.index_copy(0, places.reshape(-1), value.reshape(-1))
 
 
 def _same_window(a: Ref, b: Ref) -> bool:
@@ -175,10 +177,10 @@ class Replay:
         """How many output elements the input reaches; its gradient is positive at the weights on a path.
 
         Raises:
-            NotKnown: The tape holds an operator without a rule, or the network reads data to make a decision.
+            NotKnownError: The tape holds an operator without a rule, or the network reads data to make a decision.
         """
         if self.tape.opaque:
-            raise NotKnown(self.tape.opaque)
+            raise NotKnownError(self.tape.opaque)
         for carried in (self.signal, self.presence):
             carried.put(self.tape.inputs, torch.ones(self.tape.inputs.size))
         for step in self.tape.steps:
@@ -222,14 +224,14 @@ class Replay:
             return [_cut((self.signal_of(over) + closed * self.signal_of(under)).expand(step.outs[0].size))]
         found = spread(step, _Carrier(self, presence=False))
         if found is None:
-            raise NotKnown(f"there is no rule for the operator {step.op}")
+            raise NotKnownError(f"there is no rule for the operator {step.op}")
         return found if is_pointwise(step) and _alone(step, self.signal) else [_cut(signal) for signal in found]
 
     def _presences(self, step: Step) -> Sequence[Tensor]:
         if step.name in PRODUCTS:
             first, second, added = (step.arguments.get(name) for name in PRODUCTS[step.name])
             product = _multiply(step, self.presence_of(first), self.presence_of(second))
-            return [_cut(product + self.presence_of(added), 0.5 if step.flops else 0.0)]
+            return [_cut(product + _aligned(step, self.presence_of(added)), 0.5 if step.flops else 0.0)]
         if step.name == "div":
             return [self.presence_of(step.arguments["self"]).expand(step.outs[0].size)]
         found = spread(step, _Carrier(self, presence=True))
@@ -248,7 +250,7 @@ class Replay:
         if self._has_signal(second):
             parts.append(_multiply(step, self.presence_of(first), _cut(self.signal_of(second), 0.0, floor)))
         if self._has_signal(added):
-            parts.append(self.signal_of(added).expand(step.outs[0].size))
+            parts.append(_aligned(step, self.signal_of(added)).expand(step.outs[0].size))
         return _cut(torch.stack(parts).sum(0) if len(parts) > 1 else parts[0], floor)
 
     def _has_signal(self, value: Any) -> bool:
@@ -278,6 +280,12 @@ def _multiplies_signals(step: Step) -> bool:
         return False
     first, second = PRODUCTS.get(step.name, ("self", "other"))[:2]
     return all(isinstance(ref, Ref) and ref.carrying for ref in (step.arguments[first], step.arguments[second]))
+
+
+def _aligned(step: Step, added: Tensor) -> Tensor:
+    """The bias of a convolution has one element a channel, which is no trailing dimension."""
+    channels = step.name == "convolution" and added.ndim == 1
+    return added.view(-1, *(1,) * (len(step.outs[0].size) - 2)) if channels else added
 
 
 def _multiply(step: Step, a: Tensor, b: Tensor) -> Tensor:

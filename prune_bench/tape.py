@@ -10,7 +10,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ContextManager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -83,8 +83,6 @@ class Tape:
     """Of the whole pass, a multiply-add counted as two."""
     opaque: str = ""
     """Why dependence cannot be read off it; empty where it can."""
-    alive: list[Any] = field(default_factory=list)
-    """Memory must not be handed out again while its number is in use."""
 
 
 def base_name(op: Any) -> str:
@@ -122,7 +120,9 @@ def _record(network: nn.Module, inputs: Tensor) -> Tape:
     return recorder.tape
 
 
-def outputs(network: nn.Module, inputs: Tensor, watch: ContextManager[Any] | None = None) -> list[Tensor]:
+def outputs(
+    network: nn.Module, inputs: Tensor, watch: contextlib.AbstractContextManager[Any] | None = None
+) -> list[Tensor]:
     """All tensors that the network returns, as :func:`record` runs it.
 
     Args:
@@ -172,6 +172,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.carrying: set[int] = set()
         self.generic: set[int] = set()
+        self._alive: list[Any] = []  # memory must not be handed out again while its number is in use
         parameters = dict(network.named_parameters(remove_duplicate=False))
         for parameter in parameters.values():
             self.generic.add(_storage(parameter))
@@ -179,39 +180,35 @@ class _Recorder(TorchDispatchMode):
         self.tape = Tape(len(inputs), self.ref(inputs), {name: self.ref(p) for name, p in parameters.items()})
 
     def ref(self, tensor: Tensor) -> Ref:
-        """A window on memory that stays reserved until the tape is gone; constants are copied."""
+        """A window on memory that stays reserved until the pass is over; constants are copied."""
         memory = tensor.untyped_storage()
-        self.tape_alive(memory)
+        self._alive.append(memory)
         carrying = memory._cdata in self.carrying
         known = carrying or memory._cdata in self.generic
         return Ref(
             storage=memory._cdata,
             size=tuple(tensor.shape),
             stride=tuple(tensor.stride()),
-            offset=tensor.storage_offset(),
+            offset=int(tensor.storage_offset()),
             itemsize=tensor.element_size(),
             length=memory.nbytes() // tensor.element_size(),
             carrying=carrying,
             value=None if known else tensor.detach().clone(),
         )
 
-    def tape_alive(self, memory: Any) -> None:
-        """Keeps the memory reserved."""
-        if hasattr(self, "tape"):
-            self.tape.alive.append(memory)
-
     def __torch_dispatch__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         tensors = [t for t in _flat((*args, *kwargs.values())) if isinstance(t, Tensor)]
-        known = [t for t in tensors if _storage(t) in self.generic or _storage(t) in self.carrying]
+        made_new = base_name(func) in _FACTORIES
+        known = [] if made_new else [t for t in tensors if self._follows(t)]
         random = torch.Tag.nondeterministic_seeded in func.tags
         if not known and not random:
             found = func(*args, **kwargs)
             self.tape.flops += _flops(func, args, kwargs, found)
             return found
-        carrying = any(_storage(t) in self.carrying for t in tensors)
+        carrying = not made_new and any(_storage(t) in self.carrying for t in tensors)
         if carrying and (base_name(func) in _READS_DATA or _index_by_mask(func, tensors, self.carrying)):
             self.tape.opaque = self.tape.opaque or f"{func} makes shapes or decisions depend on the data"
         arguments = self._bound(func, args, kwargs)
@@ -233,10 +230,13 @@ class _Recorder(TorchDispatchMode):
             self.tape.steps.append(Step(func, arguments, refs, carrying, flops, closed))
         return found
 
+    def _follows(self, tensor: Tensor) -> bool:
+        return _storage(tensor) in self.carrying or _storage(tensor) in self.generic
+
     def _bound(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         names = [argument.name for argument in func._schema.arguments]
         given = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
-        given |= {name: value for name, value in zip(names, args)} | dict(kwargs)
+        given |= dict(zip(names, args)) | dict(kwargs)
         return {name: self._seen(given[name]) for name in names if name in given}
 
     def _seen(self, value: Any) -> Any:
@@ -248,7 +248,7 @@ class _Recorder(TorchDispatchMode):
         """A buffer of zeros that outputs are written into is a constant until then."""
         for tensor in tensors:
             place = _storage(tensor)
-            if place not in self.carrying and place not in self.generic and place not in self.tape.initial:
+            if not self._follows(tensor) and place not in self.tape.initial:
                 length = tensor.untyped_storage().nbytes() // tensor.element_size()
                 whole = tensor.detach().as_strided((length,), (1,), 0)
                 self.tape.initial[place] = (whole != 0).float()
@@ -256,6 +256,8 @@ class _Recorder(TorchDispatchMode):
 
 _READS_DATA = {"_local_scalar_dense", "equal", "is_nonzero", "nonzero", "nonzero_static", "masked_select", "bincount"}
 _READS_DATA |= {"_unique", "_unique2", "unique_dim", "unique_consecutive"}
+_FACTORIES = {f"new_{kind}" for kind in ("zeros", "ones", "full", "empty", "empty_strided")}
+_FACTORIES |= {f"{kind}_like" for kind in ("zeros", "ones", "full", "empty", "rand", "randn", "randint")}
 _GEOMETRY_IN_PLACE = {"transpose", "t", "squeeze", "unsqueeze", "swapaxes", "swapdims", "as_strided"}
 
 
@@ -271,7 +273,7 @@ def _unmasked(scores: Tensor, dim: int) -> Tensor:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _flat(values: Iterable[Any]) -> Iterator[Any]:
@@ -296,6 +298,13 @@ def _glu(function: Callable[..., Any], input: Tensor, dim: int = -1) -> Tensor:
     return values * gates.sigmoid()
 
 
+def _bilinear(
+    function: Callable[..., Any], input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    found = torch.einsum("...i,oij,...j->...o", input1, weight, input2)
+    return found if bias is None else found + bias
+
+
 def _instance_norm(function: Callable[..., Any], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Normalises each channel of a sample by itself; written so that samples do not look like channels."""
     return F.group_norm(input, input.shape[1])
@@ -316,6 +325,7 @@ _HANDLERS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("batch_norm", *_DROPOUT, "dropout1d", "dropout2d", "dropout3d"), _passed_on),
     "instance_norm": _instance_norm,
     "glu": _glu,
+    "bilinear": _bilinear,
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _by_cells),
 }
 
