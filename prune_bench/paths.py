@@ -2,8 +2,8 @@
 
 Two things are carried. The *signal* of an element is 1 where it depends on the input. Its *presence* is 1 where it
 can differ from 0. A sum has a signal where a part has one. A product has a signal where one factor has one and the
-other factor is present. Every rule adds and multiplies non-negative numbers only, so nothing cancels. Autograd runs the
-rules backwards: an element with a gradient reaches an output.
+other factor is present. Every rule adds and multiplies non-negative numbers only, so nothing cancels. Autograd runs
+the rules backwards: an element with a gradient reaches an output.
 """
 
 from __future__ import annotations
