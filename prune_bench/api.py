@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from prune_bench.options import read_options
 from prune_bench.precision import products
 from prune_bench.pruners import pruners
 from prune_bench.randomness import derive_seed
+from prune_bench.ties import message
 from prune_bench.training import fit
 
 
@@ -71,6 +73,8 @@ def find_mask(
         fit(pruner, pruner.work(batches), epochs=1, device=place)
     mask = pruner.tickets()[float(density)].to(home)
     assert mask.kept == kept_count(density, mask.total)
+    if tied := pruner.found[float(density)].ties.at(mask.total - mask.kept):
+        warnings.warn(message(method, density, tied, mask.kept), stacklevel=2)
     return mask
 
 

@@ -53,7 +53,10 @@ CHANGES: dict[str, tuple[Callable[[nn.Module], object], str, str]] = {
     ),
     "old weight norm": (old_style(nn.utils.weight_norm), "weight_norm", "remove_weight_norm"),
     "old spectral norm": (old_style(nn.utils.spectral_norm), "spectral_norm", "remove_spectral_norm"),
-    "torch's pruning": (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), "torch.nn.utils.prune", "from_torch"),
+    "torch's pruning": (
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        "torch.nn.utils.prune", "from_torch_prune",
+    ),
 }  # fmt: skip
 
 
