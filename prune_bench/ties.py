@@ -67,6 +67,6 @@ def tied_at(ordered: Tensor, kept: int) -> tuple[int, int]:
 def message(method: str, density: float, tied: int, kept: int) -> str:
     """What a user is to know of a tie."""
     return (
-        f"{method} at density {density:.4g}: the cut falls among {tied} equal scores ({kept} weights are kept); which "
-        "of them are kept follows their order in the network and not the method"
+        f"{method} at density {density:.4g}: the cut falls among {tied} equal scores ({kept} weights are kept); "
+        "which of them are kept follows their order in the network and not the method"
     )
