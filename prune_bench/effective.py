@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from prune_bench.mask import Mask, prunable_weights
 from prune_bench.paths import NotKnownError, Replay
-from prune_bench.tape import Tape, outputs, record
+from prune_bench.tape import Tape, record
+from prune_bench.transparent import outputs
 
 
 def effective_mask(network: nn.Module, mask: Mask, input_shape: Sequence[int]) -> Mask:
