@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from prune_bench.options import read_options
 from prune_bench.precision import products, repeatable
 from prune_bench.pruners import pruners
 from prune_bench.randomness import derive_seed, draws_put_back
+from prune_bench.ties import message
 from prune_bench.training import fit
 from prune_bench.training.trainer import with_index
 
@@ -70,6 +72,8 @@ def find_mask(
         fit(pruner, pruner.work(batches), epochs=1, device=place)
     mask = pruner.tickets()[float(density)].to(home)
     assert mask.kept == kept_count(density, mask.total)
+    if tied := pruner.found[float(density)].ties.at(mask.total - mask.kept):
+        warnings.warn(message(method, density, tied, mask.kept), stacklevel=2)
     return mask
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import prune as torch_prune
 
+from prune_bench.parametrised import check_plain, weight_identity
 from prune_bench.randomness import generator
 
 Scores = Mapping[str, Tensor]
@@ -43,9 +44,13 @@ def prunable_weights(network: nn.Module) -> dict[str, Tensor]:
     """The weights of :func:`prunable_modules`, by name.
 
     Raises:
-        ValueError: The network has none, or has lazy layers that have not seen a batch.
+        ValueError: The network has none, has lazy layers that have not seen a batch, or computes a weight from other
+            tensors (a parametrisation, weight or spectral normalisation, ``torch.nn.utils.prune``).
     """
-    weights = {name: cast("Tensor", module.weight) for name, module in prunable_modules(network).items()}
+    modules = prunable_modules(network)
+    for name, module in modules.items():
+        check_plain(name, module)
+    weights = {name: cast("Tensor", module.weight) for name, module in modules.items()}
     if not weights:
         raise ValueError(
             f"{type(network).__name__} has no convolution and no linear layer: nothing in it is prunable"
@@ -225,8 +230,8 @@ class Mask(Mapping[str, Tensor]):
 
 
 def _identity(module: nn.Module) -> int:
-    """Tells weights apart; under ``torch.nn.utils.prune`` the parameter that layers share is ``weight_orig``."""
-    return id(getattr(module, "weight_orig", module.weight))
+    """Tells weights apart, of layers that share one too."""
+    return weight_identity(module)
 
 
 def _module_order(layers: dict[str, Tensor], path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from typing_extensions import Self
 
 from prune_bench.config import PruneAt, Recipe
 from prune_bench.data.protocol import Batch, TrainingData
+from prune_bench.halves import widen_
 from prune_bench.mask import Mask, Scores, prunable_weights
 from prune_bench.options import Positive
 from prune_bench.parallel import share, sum_
@@ -96,6 +97,7 @@ class Pruner(LightningModule):
         self.network = copy.deepcopy(network)
         self.network.requires_grad_(True)
         self.options, self.recipe, self.seed = options, recipe or Recipe(), seed
+        widen_(self.network)
         self.densities, self.first_epoch, self.start = tuple(densities), first_epoch, start
         self.found: dict[float, Ranking] = {}
         self.curves: list[dict[str, float]] = []

@@ -13,10 +13,14 @@ from prune_bench.report.comparison import sanity_verdicts, summarise
 _VARIANTS = ("layer_shuffle", "reinit", "invert")
 MARKS = {"pass": "✓", "fail": "✗", "too few seeds": "?"}
 """How a table marks a sanity verdict."""
+TIED = "†"
+"""How a table marks a method whose cut fell among equal scores."""
+_NOTABLE = 1e-3  # of the kept weights: in float32 a few scores are equal by chance
 CAPTION = (
     "Accuracy: mean ± standard deviation over seeds, and the 95 % t interval of the mean. Sanity checks: change in "
     "points against the original ticket of the same seed; ✓ passes, ✗ fails, ? too few seeds to tell. Effective "
-    "density counts kept weights on a path from input to output; cost is that of finding the ticket."
+    "density counts kept weights on a path from input to output, – where that is not known; cost is that of finding "
+    f"the ticket. {TIED}: the cut fell among equal scores, so that the order of weights decided and not the method."
 )
 
 
@@ -37,7 +41,7 @@ def comparison_rows(results: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             [
                 *([row["setting"]] if several else []),
                 f"{row['density']:.4g}",
-                row["method"],
+                row["method"] + f" {TIED}" * (row["tied"] >= _NOTABLE),
                 _with_spread(row["accuracy"], row["std"]) + lost,
                 _interval(row["low"], row["high"]),
                 *(_checked(row[variant], checks.get((*where, variant))) for variant in variants),
@@ -74,7 +78,8 @@ def markdown_table(results: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--", "✓": r"$\checkmark$", "✗": r"$\times$"} | {
+_LATEX = {TIED: r"$\dagger$", "\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--"} | {
+    "✓": r"$\checkmark$", "✗": r"$\times$"} | {
     mark: f"\\{mark}" for mark in "&%$#_{}"
 } | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "·": r"$\cdot$"}  # fmt: skip
 

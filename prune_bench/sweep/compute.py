@@ -6,6 +6,7 @@ import contextlib
 import platform
 import resource
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from prune_bench.randomness import generator
 from prune_bench.ranking import Ranking
 from prune_bench.sweep.stages import Kind, Stage
 from prune_bench.sweep.store import Artifact
+from prune_bench.ties import Ties, message
 from prune_bench.training import Checkpoint, Trained, evaluate_lanes, fit, train_lanes
 from prune_bench.variants import variant_mask
 
@@ -121,6 +123,7 @@ def _found(pruner: Pruner, inputs: Inputs, samples: int, seconds: float) -> Arti
         "rewind/dense_epochs": inputs["state"].record["dense_epochs"],
         "curves": pruner.curves,
         "summary": pruner.summary,
+        "ties": ranking.ties.record(),
     }
     return Artifact(record, _arrays(ranking.layers))
 
@@ -133,8 +136,20 @@ def _ticket(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
         {"layer": name, "density": mask.layer_densities[name], "kept": int(keep.sum()), "total": keep.numel()}
         for name, keep in mask.items()
     ]
-    record = {"metrics": mask_metrics(network, mask, data.input_shape), "layers": layers}
+    metrics = mask_metrics(network, mask, data.input_shape) | _tied(stage, inputs["ranking"], mask)
+    record = {"metrics": metrics, "layers": layers}
     return Artifact(record, _arrays(dict(mask)))
+
+
+def _tied(stage: Stage, ranking: Artifact, mask: Mask) -> dict[str, int]:
+    """How many equal scores the ticket's cut separates; of variants, the original's."""
+    ties = Ties.read(ranking.record)
+    if ties is None:  # a ranking of an earlier version
+        return {}
+    tied, density = ties.at(mask.total - mask.kept), stage.spec["density"]
+    if tied and stage.spec["variant"] == "original":
+        warnings.warn(message(stage.method or "the search", density, tied, mask.kept), stacklevel=2)
+    return {"search/tied": tied}
 
 
 def _training(
