@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from prune_bench.config import Experiment, load_experiment, save_experiment
-from prune_bench.data import load_data
+from prune_bench.data import DeviceData, ImageFolderData, load_data
+from prune_bench.data.labels import check_contributed
 from prune_bench.data.protocol import DataSet
 from prune_bench.errors import PruneBenchError
 from prune_bench.report.results import load_results, read_records
@@ -53,7 +54,10 @@ def prepare(experiment: Experiment) -> Plan:
     check(experiment)
     options = experiment.data.options
     data = {seed: load_data(experiment.data.name, options, seed) for seed in experiment.seeds}
-    check_shares(experiment, read_methods(experiment), next(iter(data.values())).samples)
+    first = next(iter(data.values()))
+    if not isinstance(first, (DeviceData, ImageFolderData)):  # these check their labels themselves
+        check_contributed(first)
+    check_shares(experiment, read_methods(experiment), first.samples)
     return make_plan(experiment, data)
 
 
