@@ -22,6 +22,7 @@ from prune_bench.options import read_options
 from prune_bench.precision import products
 from prune_bench.pruners import pruners
 from prune_bench.randomness import derive_seed
+from prune_bench.second_derivatives import missing_derivative_named
 from prune_bench.training import fit
 
 
@@ -80,7 +81,8 @@ def find_mask(
     with _own_randomness(seed, place), _own_modes(place):
         pruner = entry.build(network, (density,), chosen, recipe=recipe, seed=seed)
         batches = as_training_data(data, pruner.network, place, input_shape)
-        fit(pruner, pruner.work(batches), epochs=1, device=place)
+        with missing_derivative_named(method):
+            fit(pruner, pruner.work(batches), epochs=1, device=place)
     mask = pruner.tickets()[density].to(home)
     assert mask.kept == kept_count(density, mask.total)
     return mask

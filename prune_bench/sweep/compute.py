@@ -219,12 +219,11 @@ def _data(stages: Sequence[Stage], device: torch.device) -> list[DataSet]:
 
 
 def _network(stage: Stage, data: TrainingData) -> nn.Module:
-    model, channels = stage.spec["model"], data.input_shape[0]
+    model = stage.spec["model"]
     return build_model(
         model["name"],
         model["options"],
-        in_channels=channels,
-        image_size=data.input_shape[-1],
+        input_shape=data.input_shape,
         num_classes=data.num_classes,
         generator=generator(stage.spec["seed"], stage.spec.get("purpose", "init")),
     )

@@ -128,7 +128,12 @@ def _say_time(todo: dict[str, Stage], experiment: Experiment, devices: list[str]
     measured = "" in rates
     # This machine tells nothing of a cluster's.
     if todo and (measured or experiment.devices.address is None):
-        rates = rates if measured else probe(experiment, sample_data(experiment), devices[0])
+        try:
+            rates = rates if measured else probe(experiment, sample_data(experiment), devices[0])
+        except Exception as error:  # its cells will fail, and say more
+            words = f"  time: not known, for the network cannot be trained: {type(error).__name__}: {error}"
+            console.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            return
         say_time(todo, rates, len(devices), console, measured=measured)
 
 
