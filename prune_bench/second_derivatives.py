@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prune_bench.errors import PruneBenchError
@@ -47,9 +48,42 @@ def try_plainly(compute: Callable[[], T], what: str) -> T:
             if _MISSING.search(str(error)) is None:
                 raise
         # Not from the start: other kernels of convolutions give other last bits.
-        unfused = (torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False))
-        with unfused[0], unfused[1], missing_derivative_named(what):
+        with _unfused(), missing_derivative_named(what):
             return compute()
+
+
+def check_ends(gradients: Iterable[Tensor]) -> None:
+    """Finds operators whose backward pass is cut off for good: torch would leave their part out of a sum silently.
+
+    Args:
+        gradients: First gradients, of ``create_graph=True``.
+
+    Raises:
+        RuntimeError: There is one.
+    """
+    seen, left = set(), [gradient.grad_fn for gradient in gradients]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        if type(node).__name__ == "Error":
+            raise RuntimeError("trying to differentiate twice a function that was marked with @once_differentiable")
+        seen.add(node)
+        left += [before for before, _ in node.next_functions]
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    backends: Any = (torch.backends.mkldnn, torch.backends.cudnn)
+    # Not by their flags(): these ask for TF32 in the old way too, which fails once it was set in the new.
+    before = [backend.enabled for backend in backends]
+    try:
+        for backend in backends:
+            backend.enabled = False
+        yield
+    finally:
+        for backend, enabled in zip(backends, before):
+            backend.enabled = enabled
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from prune_bench.options import AboveZero
 from prune_bench.parallel import share, sum_
 from prune_bench.pruners.base import ScoringOptions, ScoringPruner, total
 from prune_bench.pruners.registry import pruners
-from prune_bench.second_derivatives import try_plainly
+from prune_bench.second_derivatives import check_ends, try_plainly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ class Grasp(ScoringPruner):
             own = share(y)
             loss = self._loss(self.network(share(x)), own) * (len(own) / samples)
             first = torch.autograd.grad(loss, list(weights.values()), create_graph=True, allow_unused=True)
+            check_ends(g for g in first if g is not None)
             inner = torch.stack([(g * vector[n]).sum() for n, g in zip(weights, first) if g is not None]).sum()
             second = torch.autograd.grad(inner, list(weights.values()), allow_unused=True)
             for name, g in zip(weights, second):

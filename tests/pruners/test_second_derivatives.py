@@ -81,6 +81,17 @@ def test_grasp_is_w_times_hg_by_finite_differences(make):
     assert sum(a != b for a, b in zip(found, wanted, strict=True)) <= 2
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_in_float32_recurrent_layers_are_scored_without_their_fused_kernel(kind):
+    torch.manual_seed(0)
+    network = Recurrent(kind)
+    single = kept(pb.find_mask(network, "grasp", density=0.5, data=[batch(torch.float32)]))
+    x, y = batch(torch.float32)
+    double = kept(pb.find_mask(copy.deepcopy(network).double(), "grasp", density=0.5, data=[(x.double(), y)]))
+    assert sum(a != b for a, b in zip(single, double, strict=True)) <= 2
+    assert torch.backends.mkldnn.enabled and torch.backends.cudnn.enabled
+
+
 @pytest.mark.parametrize("objective", ["gradient_match", "gradient_norm"])
 def test_concrete_searches_by_gradients_run_on_fused_attention_as_on_attention_by_hand(objective):
     torch.manual_seed(0)
@@ -138,8 +149,14 @@ def bags(x):
     return F.embedding_bag(places, x, mode="sum")
 
 
-@pytest.mark.parametrize(("operator", "name"), [(bags, "_embedding_bag_backward"), (Once.apply, "once_diff")])
-@pytest.mark.parametrize(("method", "how"), [("grasp", {}), ("cts", {"steps": 2, "objective": "gradient_norm"})])
+@pytest.mark.parametrize(
+    ("operator", "name", "method", "how"),
+    [
+        (bags, "_embedding_bag_backward", "grasp", {}),
+        (bags, "_embedding_bag_backward", "cts", {"steps": 2, "objective": "gradient_norm"}),
+        (Once.apply, "once_differentiable", "grasp", {}),
+    ],
+)
 def test_an_operator_without_a_second_derivative_is_named(method, how, operator, name):
     torch.manual_seed(0)
     with pytest.raises(PruneBenchError, match=f"{method} needs second derivatives, and the operator .*{name}"):
