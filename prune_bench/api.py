@@ -16,7 +16,7 @@ from torch import nn
 
 from prune_bench.config import Recipe
 from prune_bench.data.user import as_training_data
-from prune_bench.errors import ConfigError
+from prune_bench.errors import ConfigError, DataError
 from prune_bench.mask import Mask, kept_count, prunable_weights
 from prune_bench.options import read_options
 from prune_bench.precision import products
@@ -81,7 +81,7 @@ def find_mask(
     with _own_randomness(seed, place), _own_modes(place):
         pruner = entry.build(network, (density,), chosen, recipe=recipe, seed=seed)
         batches = as_training_data(data, pruner.network, place, input_shape)
-        with missing_derivative_named(method):
+        with missing_derivative_named(method), _single_samples_named():
             fit(pruner, pruner.work(batches), epochs=1, device=place)
     mask = pruner.tickets()[density].to(home)
     assert mask.kept == kept_count(density, mask.total)
@@ -100,6 +100,19 @@ def as_density(value: Any) -> float:
     if not real or not 0 < float(number) <= 1:
         raise ConfigError("density", value, "must lie in (0, 1]: it is the fraction of weights kept")
     return float(number)
+
+
+@contextmanager
+def _single_samples_named() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        words = (
+            "the data has a batch of one sample, which cannot be normalised by itself: give its loader drop_last=True"
+        )
+        raise DataError(words) from error
 
 
 @contextmanager
