@@ -27,6 +27,7 @@ from prune_bench.options import (
     ZeroOrMore,
     read_options,
 )
+from prune_bench.places import expanded
 
 Variant = Literal["original", "layer_shuffle", "reinit", "invert"]
 PruneAt = Literal["init", "rewind"]
@@ -126,7 +127,7 @@ class Experiment:
     name: str
     """What the experiment is called; W&B groups its runs by it."""
     output: str = ""
-    """Folder of the run; `runs/<name>` if empty."""
+    """Folder of the run; `runs/<name>` if empty. A leading `~` is the user's home."""
     store: str = ""
     """Where artifacts go: a folder or an fsspec URL that all workers see; `<output>/store` if empty."""
     model: Choice = field(default_factory=lambda: Choice(name="resnet8", options={"width": 8}))
@@ -157,12 +158,12 @@ class Experiment:
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        return Path(self.output or f"runs/{self.name}")
+        return Path(expanded(self.output or f"runs/{self.name}"))
 
     @property
     def store_location(self) -> str:
         """Where artifacts go."""
-        return self.store or str(self.folder / "store")
+        return expanded(self.store) if self.store else str(self.folder / "store")
 
 
 def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -172,7 +173,7 @@ def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experime
         ConfigError: The file is missing or no YAML mapping, a word is no ``key=value``, or the result is no
             experiment.
     """
-    path = Path(file)
+    path = Path(file).expanduser()
     if not path.is_file():
         near = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise ConfigError("experiment", str(file), "is not a file", allowed=near)

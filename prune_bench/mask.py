@@ -109,6 +109,7 @@ class Mask(Mapping[str, Tensor]):
             ValueError: The file is no mask, or is damaged.
         """
         try:
+            path = Path(path).expanduser()
             return cls({name: keep.bool() for name, keep in _module_order(load_file(path), path).items()})
         except SafetensorError as error:
             raise ValueError(f"{path} is not a mask that can be read: {error}") from None
@@ -117,7 +118,8 @@ class Mask(Mapping[str, Tensor]):
         """Writes the mask as safetensors: bool tensors under their own names."""
         order = "\n".join(self._layers)
         layers = {name: keep.contiguous().cpu() for name, keep in self._layers.items()}
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(path).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(layers, path, metadata={"order": order})
 
     @property

@@ -6,7 +6,9 @@ import pytest
 
 from prune_bench.config import experiment_values, load_experiment, make_experiment, save_experiment
 from prune_bench.errors import ConfigError
+from prune_bench.files import open_files
 from prune_bench.options import option_table
+from prune_bench.places import data_root
 from prune_bench.pruners import pruners
 from prune_bench.sweep.cells import check, check_shares, expand, read_methods
 
@@ -130,3 +132,33 @@ def test_a_batch_is_no_larger_than_the_data_and_must_be_shared_evenly_all_the_sa
     check_shares(experiment, methods, samples=513)
     with pytest.raises(ConfigError, match=r"train\.batch_size.*512.*97 training images.*make it smaller"):
         check_shares(experiment, methods, samples=97)
+
+
+def test_a_home_is_written_out_wherever_a_place_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = make_experiment({"name": "x", "methods": "snip"}, ["output=~/runs/x", "store=~/store", "data.root=~/data"])
+    assert made.folder == tmp_path / "runs" / "x"
+    assert made.store_location == str(tmp_path / "store")
+    assert open_files("~/store").location == str(tmp_path / "store")
+    assert data_root(made.data.options["root"]) == tmp_path / "data"
+    assert make_experiment({"name": "x", "methods": "snip"}, ["output=~/y"]).store_location == str(
+        tmp_path / "y/store"
+    )
+    far = make_experiment({"name": "x", "methods": "snip"}, ["store=memory://~/x"])
+    assert far.store_location == "memory://~/x"
+    save_experiment(made, tmp_path / "e.yaml")
+    assert load_experiment("~/e.yaml") == made
+
+
+@pytest.mark.parametrize("key", ["output", "store", "data.root"])
+def test_the_home_of_nobody_is_refused(key):
+    with pytest.raises(ConfigError, match=rf"{key}: '~nobody-at-all/x' cannot be found"):
+        make_experiment({"name": "x", "methods": "snip"}, [f"{key}=~nobody-at-all/x"])
+
+
+@pytest.mark.parametrize("word", ["a/b", "a\\b", "a#b", "'a?b'", "a%b", "'a:b'", "''", "'  '", "x" * 129])
+@pytest.mark.parametrize("key", ["project", "entity"])
+def test_what_wandb_takes_for_no_name_is_refused_before_anything_runs(key, word):
+    with pytest.raises(ConfigError, match=rf"wandb\.{key}: .*W&B"):
+        make_experiment({"name": "x", "methods": "snip"}, [f"wandb.{key}={word}"])
+    make_experiment({"name": "x", "methods": "snip"}, ["wandb.project=Some name-1_2.3", "wandb.entity=us"])

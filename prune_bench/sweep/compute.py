@@ -26,7 +26,7 @@ from prune_bench.precision import products
 from prune_bench.pruners import pruners
 from prune_bench.pruners.base import Pruner, Ticket
 from prune_bench.randomness import generator
-from prune_bench.ranking import Ranking
+from prune_bench.ranking import Ranking, check_agreement
 from prune_bench.sweep.stages import Kind, Stage
 from prune_bench.sweep.store import Artifact
 from prune_bench.training import Checkpoint, Trained, evaluate_lanes, fit, train_lanes
@@ -90,6 +90,7 @@ def _ranking(
     lanes[0].join(lanes[1:])
     fit(lanes[0], lanes[0].work(pack_data(data)), epochs=1, device=device, checkpoint=checkpoint)
     seconds = (time.perf_counter() - begun) / len(lanes)
+    check_agreement([lane.found for lane in lanes], stages[0].spec["method"], device)
     return [_found(lane, own, data[0].samples, seconds) for lane, own in zip(lanes, inputs)]
 
 
