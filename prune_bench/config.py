@@ -10,6 +10,8 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from fractions import Fraction as Ratio
 from pathlib import Path
 from typing import Any, Literal
 
@@ -194,7 +196,10 @@ def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) ->
     Raises:
         ConfigError: Something in it is not as the schema says.
     """
-    tree = OmegaConf.create(_spelled_out({"model": "resnet8", "data": "digits", **values}))
+    try:
+        tree = OmegaConf.create(_spelled_out({"model": "resnet8", "data": "digits", **_plain(values)}))
+    except OmegaConfBaseException as error:
+        raise ConfigError(error.full_key or "experiment", None, f"cannot be used: {error.msg}") from None
     for word in overrides:
         key, value = _parse_word(word)
         try:
@@ -226,6 +231,19 @@ def save_experiment(experiment: Experiment, path: Path) -> None:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     OmegaConf.save(OmegaConf.create(experiment_values(experiment)), aside)
     aside.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy and torch, fractions, decimals, tuples and paths as YAML would give them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, (Ratio, Decimal)):
+        return float(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def _spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:

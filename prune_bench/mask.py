@@ -271,7 +271,10 @@ class Mask(Mapping[str, Tensor]):
 def _check_parameters(weights: Mapping[str, Tensor]) -> None:
     for name, weight in weights.items():
         if not isinstance(weight, nn.Parameter):
-            raise ValueError(f"{name} is no parameter but is made of others: undo torch.nn.utils.prune first")
+            raise ValueError(
+                f"{name} is no parameter but is made of others: undo torch.nn.utils.prune, weight_norm or "
+                "whatever parametrises it first"
+            )
 
 
 def _identity(module: nn.Module) -> int:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
 from prune_bench.hold import Hold
@@ -17,9 +18,18 @@ def check_torch_prune(network: nn.Module) -> None:
     """Refuses networks of which it is known that torch's pruning breaks their training.
 
     Raises:
-        ValueError: It has an attention layer of torch, or is held.
+        ValueError: It has an attention layer of torch, shares a prunable weight with a layer of another kind, or is
+            held.
     """
+    layers = [module for module in network.modules() if isinstance(module, (_ConvNd, nn.Linear))]
+    prunable = {id(module._parameters.get("weight")) for module in layers} - {id(None)}
     for name, module in network.named_modules():
+        shared = [key for key, own in module._parameters.items() if id(own) in prunable]
+        if shared and not (isinstance(module, (_ConvNd, nn.Linear)) and shared == ["weight"]):
+            raise ValueError(
+                f"{name}.{shared[0]} is the weight of a prunable layer too, and torch.nn.utils.prune would mask it "
+                "in that layer only; use mask.hold_(network)"
+            )
         if Hold.of(module) is not None:
             raise ValueError("the network is held by a mask: release() that first")
         if isinstance(module, nn.MultiheadAttention):

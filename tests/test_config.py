@@ -1,8 +1,12 @@
 """What an experiment may say, and what is said of one that may not be."""
 
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from prune_bench.config import experiment_values, load_experiment, make_experiment, save_experiment
 from prune_bench.errors import ConfigError
@@ -162,3 +166,20 @@ def test_what_wandb_takes_for_no_name_is_refused_before_anything_runs(key, word)
     with pytest.raises(ConfigError, match=rf"wandb\.{key}: .*W&B"):
         make_experiment({"name": "x", "methods": "snip"}, [f"wandb.{key}={word}"])
     make_experiment({"name": "x", "methods": "snip"}, ["wandb.project=Some name-1_2.3", "wandb.entity=us"])
+
+
+@pytest.mark.parametrize(
+    "densities",
+    [[np.float32(0.25)], np.float64(0.25), np.array([0.25]), torch.tensor([0.25]), torch.tensor(0.25),
+     (Fraction(1, 4),), [Decimal("0.25")]],
+)  # fmt: skip
+def test_numbers_may_be_of_numpy_torch_and_the_standard_library(densities, tmp_path):
+    made = make_experiment({"name": "x", "methods": "snip", "densities": densities, "output": tmp_path})
+    assert made.densities == (0.25,) and type(made.densities[0]) is float
+    seeds = make_experiment({"name": "x", "methods": "snip", "seeds": np.arange(3)}).seeds
+    assert seeds == (0, 1, 2)
+
+
+def test_what_no_experiment_can_hold_is_one_clear_error():
+    with pytest.raises(ConfigError, match=r"densities.*is not a supported primitive type"):
+        make_experiment({"name": "x", "methods": "snip", "densities": [object()]})

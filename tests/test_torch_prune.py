@@ -55,3 +55,23 @@ def test_where_it_works_nothing_is_said_and_a_pickled_copy_works_too():
         )
         assert all(not module._forward_hooks for module in each.modules())
     assert Mask.from_torch_prune(twin) == mask
+
+
+class Language(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, x):
+        return self.head(self.words(x).mean(1))
+
+
+def test_a_weight_shared_with_an_embedding_is_refused_and_can_be_held():
+    network = Language()
+    mask = Mask({"head.weight": torch.rand(9, 4) < 0.5})
+    with pytest.raises(ValueError, match=r"words\.weight is the weight of a prunable layer too.*hold_"):
+        mask.to_torch_prune(network)
+    mask.hold_(network)
+    train(network, torch.optim.Adam(network.parameters(), 0.1), [(torch.arange(8).view(4, 2), torch.arange(4))] * 3)
+    assert torch.equal(network.words.weight != 0, mask["head.weight"])
