@@ -7,6 +7,7 @@ loaded checkpoint or by hand, is zeroed before the next forward pass. Weights st
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -110,6 +111,15 @@ class Hold:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"pruned": self.pruned, "_attached": {}, "_network": None}
+
+
+def released_copy(network: nn.Module) -> nn.Module:
+    """A deep copy that no mask holds; for what puts masks of its own on a copy."""
+    copied = copy.deepcopy(network)
+    for module in copied.modules():
+        if (hold := Hold.of(module)) is not None:
+            hold.release()
+    return copied
 
 
 _HELD: Any = WeakTensorKeyDictionary()

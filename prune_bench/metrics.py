@@ -6,7 +6,6 @@ reads, is as good as pruned.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from prune_bench.hold import released_copy
 from prune_bench.mask import Mask, prunable_weights
 
 
@@ -71,7 +71,7 @@ def flops(network: nn.Module, mask: Mask, input_shape: Sequence[int]) -> Flops:
     """
     # With gradients, for without them torch fuses attention into one operation that its counter does not know.
     with _undisturbed(network) as device, torch.enable_grad():
-        private = copy.deepcopy(network).float().eval().requires_grad_()
+        private = released_copy(network).float().eval().requires_grad_()
         mask.apply_(private)
         # Normalisation by the batch's own statistics needs more than one value a channel, hence two samples.
         total, saved = _count(private, mask.layer_densities, torch.ones(2, *input_shape, device=device))
@@ -124,7 +124,7 @@ def effective_mask(network: nn.Module, mask: Mask, input_shape: Sequence[int]) -
         ValueError: The mask is of another network.
     """
     with _undisturbed(network) as device:
-        private = copy.deepcopy(network).float().eval()
+        private = released_copy(network).float().eval()
         with torch.no_grad():
             for name, parameter in private.named_parameters():
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)

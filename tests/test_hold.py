@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from prune_bench.hold import _HELD
 from prune_bench.mask import Mask, prunable_weights
+from prune_bench.metrics import mask_metrics
 from prune_bench.sweep.executors.ranks import launch
 
 
@@ -353,3 +354,15 @@ def _train_shared(device, order, backend_view):
 @pytest.mark.parametrize(("order", "view"), [("before", False), ("after", True)])
 def test_two_processes_under_ddp_do_what_one_does(order, view):
     launch(_train_shared, ["cpu", "cpu"], order, view)
+
+
+def test_what_is_measured_of_another_mask_does_not_hang_on_the_one_that_is_held():
+    network, mask = make()
+    network = network.float()
+    other = Mask({name: ~keep for name, keep in mask.items()})
+    wanted = [mask_metrics(network, each, (3, 5)) for each in (mask, other)]
+    mask.hold_(network)
+    for wrapped in (network, nn.Sequential(network)):
+        named = [Mask({n if wrapped is network else f"0.{n}": k for n, k in m.items()}) for m in (mask, other)]
+        assert [mask_metrics(wrapped, each, (3, 5)) for each in named] == wanted
+    assert not network.head.weight[~mask["head.weight"]].any()

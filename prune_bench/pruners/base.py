@@ -7,7 +7,6 @@ of the prunable weights for every density asked for. To add a method, subclass :
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing_extensions import Self
 from prune_bench.config import PruneAt, Recipe
 from prune_bench.data.protocol import Batch, TrainingData
 from prune_bench.errors import ConfigError, PruneBenchError
-from prune_bench.hold import Hold
+from prune_bench.hold import released_copy
 from prune_bench.mask import Mask, Scores, prunable_weights
 from prune_bench.options import Positive
 from prune_bench.parallel import share, sum_
@@ -178,13 +177,11 @@ def _private_copy(network: nn.Module) -> nn.Module:
         PruneBenchError: It cannot be copied.
     """
     try:
-        copied = copy.deepcopy(unwrapped(network))
+        copied = released_copy(unwrapped(network))
     except Exception as error:  # locks, open files, tensors with a graph: whatever a module may hold
         raise PruneBenchError(
             f"{type(network).__name__} cannot be copied: {type(error).__name__}: {error}"
         ) from error
-    if (hold := Hold.of(copied)) is not None:
-        hold.release()
     copied.register_forward_hook(as_logits)
     return copied
 
