@@ -235,7 +235,7 @@ def _report(args: argparse.Namespace, console: Console) -> int:
     from prune_bench.report.build import make_report, write_page, write_paper
     from prune_bench.wandb_pages import publish
 
-    report, folder = make_report(args.run), Path(args.output or args.run[0])
+    report, folder = make_report([_path(run) for run in args.run]), _path(args.output or args.run[0])
     console.print(rich_table(report.results))
     console.print(CAPTION, style="dim", highlight=False)
     try:
@@ -244,16 +244,21 @@ def _report(args: argparse.Namespace, console: Console) -> int:
         raise PruneBenchError(f"{folder} cannot be written: {error}; name another folder with --output") from None
     for path in written:
         console.print(f"wrote {path}", soft_wrap=True, highlight=False)
-    return publish(report, [Path(run) for run in args.run], args.wandb, console) if args.wandb else 0
+    return publish(report, [_path(run) for run in args.run], args.wandb, console) if args.wandb else 0
+
+
+def _path(word: str) -> Path:
+    """A path of the command line; shells leave a ``~`` behind an equals sign as it is."""
+    return Path(word).expanduser()
 
 
 def _compare(args: argparse.Namespace, console: Console) -> None:
     from prune_bench.report.compare import compare_run, markdown_comparison, show_comparison
 
     if args.format == "table":
-        show_comparison(Path(args.run), console)
+        show_comparison(_path(args.run), console)
         return
-    table = compare_run(Path(args.run))[0]
+    table = compare_run(_path(args.run))[0]
     make: dict[str, Any] = {
         "csv": lambda: table.to_csv(index=False).rstrip(),
         "json": lambda: table.to_json(orient="records", indent=1),
@@ -265,14 +270,14 @@ def _compare(args: argparse.Namespace, console: Console) -> None:
 def _status(args: argparse.Namespace, console: Console) -> int:
     from prune_bench.sweep.status import show_status
 
-    return show_status(Path(args.run), console, as_json=args.json, watch=args.watch)
+    return show_status(_path(args.run), console, as_json=args.json, watch=args.watch)
 
 
 def _clean(args: argparse.Namespace, console: Console) -> None:
     from prune_bench.sweep.housekeeping import clean
     from prune_bench.sweep.sweep import stage_keys
 
-    folder = Path(args.run)
+    folder = _path(args.run)
     needed, unfinished = stage_keys(folder)
     swept = clean(folder, needed, unfinished, dry_run=args.dry_run)
     word = "would be removed" if args.dry_run else "removed"
@@ -283,14 +288,14 @@ def _export(args: argparse.Namespace, console: Console) -> None:
     from prune_bench.sweep.housekeeping import export_run
     from prune_bench.sweep.sweep import stage_keys
 
-    count = export_run(Path(args.run), Path(args.archive), stage_keys(Path(args.run))[0])
+    count = export_run(_path(args.run), _path(args.archive), stage_keys(_path(args.run))[0])
     console.print(f"{count} artifacts of {args.run} are in {args.archive}", highlight=False)
 
 
 def _import(args: argparse.Namespace, console: Console) -> None:
     from prune_bench.sweep.housekeeping import import_run
 
-    new, cells = import_run(Path(args.archive), Path(args.run))
+    new, cells = import_run(_path(args.archive), _path(args.run))
     console.print(f"{new} artifacts are new; {args.run} has {cells} cells now", highlight=False)
 
 
@@ -299,7 +304,7 @@ def _sync(args: argparse.Namespace, console: Console) -> int:
     from prune_bench.sweep.sweep import cell_runs
     from prune_bench.wandb_pages import send
 
-    folder = Path(args.run)
+    folder = _path(args.run)
     settings = load_experiment(folder / "experiment.yaml").wandb
     return send(cell_runs(folder), settings, folder, console, again=args.all)
 

@@ -10,6 +10,8 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from fractions import Fraction as Ratio
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +29,7 @@ from prune_bench.options import (
     ZeroOrMore,
     read_options,
 )
+from prune_bench.places import expanded
 
 Variant = Literal["original", "layer_shuffle", "reinit", "invert"]
 PruneAt = Literal["init", "rewind"]
@@ -132,7 +135,7 @@ class Experiment:
     name: str
     """What the experiment is called; W&B groups its runs by it."""
     output: str = ""
-    """Folder of the run; `runs/<name>` if empty."""
+    """Folder of the run; `runs/<name>` if empty. A leading `~` is the user's home."""
     store: str = ""
     """Where artifacts go: a folder or an fsspec URL that all workers see; `<output>/store` if empty."""
     model: Choice = field(default_factory=lambda: Choice(name="resnet8", options={"width": 8}))
@@ -163,12 +166,12 @@ class Experiment:
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        return Path(self.output or f"runs/{self.name}")
+        return Path(expanded(self.output or f"runs/{self.name}"))
 
     @property
     def store_location(self) -> str:
         """Where artifacts go."""
-        return self.store or str(self.folder / "store")
+        return expanded(self.store) if self.store else str(self.folder / "store")
 
 
 def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -178,7 +181,7 @@ def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experime
         ConfigError: The file is missing or no YAML mapping, a word is no ``key=value``, or the result is no
             experiment.
     """
-    path = Path(file)
+    path = Path(file).expanduser()
     if not path.is_file():
         near = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise ConfigError("experiment", str(file), "is not a file", allowed=near)
@@ -199,7 +202,10 @@ def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) ->
     Raises:
         ConfigError: Something in it is not as the schema says.
     """
-    tree = OmegaConf.create(_spelled_out({"model": "resnet8", "data": "digits", **values}))
+    try:
+        tree = OmegaConf.create(_spelled_out({"model": "resnet8", "data": "digits", **_plain(values)}))
+    except OmegaConfBaseException as error:
+        raise ConfigError(error.full_key or "experiment", None, f"cannot be used: {error.msg}") from None
     for word in overrides:
         key, value = _parse_word(word)
         try:
@@ -233,6 +239,19 @@ def save_experiment(experiment: Experiment, path: Path) -> None:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     OmegaConf.save(OmegaConf.create(experiment_values(experiment)), aside)
     aside.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy and torch, fractions, decimals, tuples and paths as YAML would give them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, (Ratio, Decimal)):
+        return float(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def _spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:

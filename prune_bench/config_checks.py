@@ -7,9 +7,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prune_bench.errors import ConfigError
+from prune_bench.places import expanded
 
 if TYPE_CHECKING:
     from prune_bench.config import Experiment
+
+
+_NOT_IN_PROJECTS = "/\\#?%:"
+_LONGEST_PROJECT = 128
 
 
 def check_experiment(experiment: Experiment) -> None:
@@ -37,6 +42,10 @@ def check_experiment(experiment: Experiment) -> None:
             "training: use prune_at: [init], or leave reinit out", allowed=("original", "layer_shuffle", "invert"),
         )  # fmt: skip
     _check_devices(experiment)
+    _check_places(experiment)
+    check_wandb_name("wandb.project", experiment.wandb.project)
+    if experiment.wandb.entity is not None:
+        check_wandb_name("wandb.entity", experiment.wandb.entity)
     if not re.fullmatch(r"[\w.-]+", experiment.name):
         raise ConfigError(
             "name", experiment.name, "may hold letters, digits, '.', '_' and '-' only: it names a folder"
@@ -61,6 +70,32 @@ def check_precision(experiment: Experiment, without: Callable[[], list[str]]) ->
             f"is slower than float32 on {', '.join(lacking)}, which has no bfloat16 (compute capability below 8.0)"
         )
         raise ConfigError(asking[0], "bfloat16", f"{words}: take float32, or hide it with CUDA_VISIBLE_DEVICES")
+
+
+def _check_places(experiment: Experiment) -> None:
+    places = {
+        "output": experiment.output,
+        "store": experiment.store,
+        "data.root": experiment.data.options.get("root"),
+    }
+    for key, place in places.items():
+        try:
+            expanded(str(place or ""))
+        except RuntimeError as error:
+            raise ConfigError(key, place, f"cannot be found: {error}; write the path out") from None
+
+
+def check_wandb_name(key: str, name: str) -> None:
+    """Raises what W&B would not take as the name of a project or an entity: runs would never arrive.
+
+    Raises:
+        ConfigError: It is empty or too long, or has a character that is not allowed.
+    """
+    if odd := sorted(set(name) & set(_NOT_IN_PROJECTS)):
+        said = f"has {' '.join(odd)}, and W&B allows none of {' '.join(_NOT_IN_PROJECTS)} there: leave it out"
+        raise ConfigError(key, name, said)
+    if not name.strip() or len(name) > _LONGEST_PROJECT:
+        raise ConfigError(key, name, f"must have 1 to {_LONGEST_PROJECT} characters for W&B")
 
 
 def _check_devices(experiment: Experiment) -> None:

@@ -5,12 +5,12 @@ A kept weight that no signal reaches, or whose output nothing reads, is as good 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from prune_bench.hold import released_copy
 from prune_bench.mask import Mask, prunable_weights
 from prune_bench.paths import NotKnownError, Replay
 from prune_bench.tape import Tape, record
@@ -88,7 +88,7 @@ def _moves(network: nn.Module, found: Mask, input_shape: Sequence[int]) -> bool:
     """
     random = torch.Generator().manual_seed(0)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
-        private = copy.deepcopy(network).cpu().float().eval()
+        private = released_copy(network).cpu().float().eval()
         for parameter in private.parameters():
             if parameter.is_floating_point():  # zeros would hide what lies before them
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=random))

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from prune_bench.places import is_url
+
 
 class Files(Protocol):
     """Named bytes.
@@ -71,8 +73,8 @@ def open_files(location: str | Path) -> Files:
     Raises:
         ValueError: No such kind of URL is known, or what opens it is not installed.
     """
-    if isinstance(location, Path) or "://" not in location:
-        return LocalFiles(Path(location))
+    if isinstance(location, Path) or not is_url(location):
+        return LocalFiles(Path(location).expanduser())
     try:
         system, path = fsspec.core.url_to_fs(location)
     except ImportError as error:

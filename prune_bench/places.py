@@ -16,6 +16,20 @@ def data_root(root: str) -> Path:
     return cache_root() / "data"
 
 
+def is_url(place: str) -> bool:
+    """Whether a place is a URL that fsspec opens, and no path."""
+    return "://" in place
+
+
+def expanded(place: str) -> str:
+    """The place with a leading ``~`` written out; a URL is left as it is.
+
+    Raises:
+        RuntimeError: There is no such user.
+    """
+    return place if is_url(place) else str(Path(place).expanduser())
+
+
 def cache_root() -> Path:
     """The user's cache folder: what can be had again."""
     return Path(platformdirs.user_cache_dir("prune_bench", appauthor=False))

@@ -5,12 +5,14 @@ What a pruner finds is a ranking; the ticket of any density is its top, the inve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from prune_bench.mask import Mask, Scores, kept_count
+from prune_bench.parallel import of_all, ranks
 from prune_bench.ties import Ties, groups_of, tied_at
 
 
@@ -95,6 +97,34 @@ class Ranking:
     def to(self, device: torch.device | str) -> Ranking:
         """The same ranking on ``device``."""
         return Ranking({name: own.to(device) for name, own in self.layers.items()}, self._ordered, self._survived)
+
+
+def check_agreement(found: Sequence[Mapping[float, Ranking]], method: str, device: torch.device) -> None:
+    """Checks that all processes that share a cell have found the same rankings; each would train its own mask.
+
+    Args:
+        found: For each lane its rankings by density, on any device.
+        method: What found them.
+        device: This process's.
+
+    Raises:
+        RuntimeError: They have not, in every process alike.
+    """
+    if ranks() == 1:
+        return
+    sha = hashlib.sha256()
+    for rankings in found:
+        for density, ranking in rankings.items():
+            sha.update(repr((density, list(ranking.layers))).encode())
+            for own in ranking.layers.values():
+                sha.update(own.to("cpu", torch.int64).contiguous().numpy().tobytes())
+    mine = torch.tensor(list(sha.digest()), dtype=torch.int64)
+    if any(not torch.equal(mine, theirs) for theirs in of_all(mine, device)):
+        raise RuntimeError(
+            f"{method} has found another ranking in each of the {ranks()} processes that share this cell: what it "
+            "computes of a share of a batch must be summed over them (prune_bench.parallel.sum_), and drawn from its "
+            "own generator; or set devices.per_cell=1"
+        )
 
 
 def _finite(scores: Scores) -> Tensor:

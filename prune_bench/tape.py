@@ -6,7 +6,6 @@ everywhere. Nothing has to be traceable: the network runs as it is, and torch's 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from prune_bench.hold import released_copy
 from prune_bench.mask import prunable_weights
 from prune_bench.transparent import outputs
 
@@ -103,7 +103,7 @@ def record(network: nn.Module, input_shape: Sequence[int]) -> Tape:
         Exception: Whatever the network's forward pass raises, with one sample and with two.
     """
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        private = copy.deepcopy(network).cpu().float().eval()
+        private = released_copy(network).cpu().float().eval()
         try:
             return _record(private, torch.ones(1, *input_shape))
         except Exception:

@@ -7,9 +7,11 @@ call that hangs, a kill) costs no result and holds up no sweep, and what was not
 
 from __future__ import annotations
 
+import hashlib
 import json
 import netrc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,8 +25,10 @@ from prune_bench.config import Wandb
 from prune_bench.errors import PruneBenchError
 from prune_bench.sender import is_taken, sent_mark
 
+_LONGEST_TAG = 64
 _SYNC_SENDERS = 4
 _SYNC_ROUNDS = 3
+_REFUSED = re.compile(r"[0-9a-f]{32}: ")  # as the sender writes it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,7 @@ class CellRun:
         key: The run's id.
         name: What people call it.
         group: The experiment.
-        tags: Method, model, data and variant.
+        tags: Method, model, data and variant; a long one is cut, and ends in a mark that tells it from others.
         config: Flat.
         curves: Rows, each with ``epoch`` and metrics.
         summary: Metric vocabulary to value.
@@ -52,6 +56,15 @@ class CellRun:
     summary: dict[str, Any]
     layers: list[dict[str, Any]]
     job_type: str = "cell"
+
+    def __post_init__(self) -> None:
+        """Cuts tags to what W&B takes: a longer one would keep the whole run away."""
+        object.__setattr__(self, "tags", tuple(_short(tag) for tag in self.tags if tag))
+
+
+def _short(tag: str) -> str:
+    mark = f"~{hashlib.sha256(tag.encode()).hexdigest()[:8]}"
+    return tag if len(tag) <= _LONGEST_TAG else tag[: _LONGEST_TAG - len(mark)] + mark
 
 
 class Mirror:
@@ -110,6 +123,15 @@ class Mirror:
         self._wait(watch)
         self._processes.clear()
         return self._left()
+
+    def last_trouble(self) -> str:
+        """What kept the last refused cell from W&B, in a line; empty if nothing is known."""
+        try:
+            lines = (self._folder / "mirror.log").read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        said = [line.partition(": ")[2] for line in lines if _REFUSED.match(line)]
+        return said[-1][:300] if said else ""
 
     def stop(self) -> None:
         """Ends the mirror process at once; what it has not sent waits in the outbox for the next sweep."""

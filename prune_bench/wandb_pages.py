@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prune_bench.config import Wandb, load_experiment
+from prune_bench.config_checks import check_wandb_name
 from prune_bench.errors import ConfigError, PruneBenchError
 from prune_bench.report.page import Report
 from prune_bench.report.statistics import RULE
@@ -42,6 +43,8 @@ def publish(report: Report, runs: Sequence[Path], target: str, console: Console)
     entity, _, project = target.partition("/")
     if not entity or not project or "/" in project:
         raise ConfigError("--wandb", target, "is not of the form ENTITY/PROJECT")
+    check_wandb_name("--wandb", entity)
+    check_wandb_name("--wandb", project)
     _need_workspaces()
     from prune_bench.sweep.sweep import cell_runs
 

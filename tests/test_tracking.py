@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -124,3 +125,29 @@ def test_the_mode_is_the_users_then_the_environments_then_by_the_key(monkeypatch
 def test_sync_without_a_key_says_how_to_log_in(tmp_path):
     with pytest.raises(PruneBenchError, match="wandb login"):
         sync([cell("a" * 32)], Wandb(), tmp_path)
+
+
+def test_tags_are_no_longer_than_wandb_takes_and_still_tell_apart():
+    long, other, fits = "m" * 100, "m" * 99 + "n", "k" * 64
+    made = [replace(cell("a" * 32), tags=(tag, "", fits)) for tag in (long, other, long)]
+    assert all(1 <= len(tag) <= 64 for each in made for tag in each.tags)
+    assert made[0].tags == made[2].tags != made[1].tags
+    assert made[0].tags[1] == fits
+    assert made[0].tags[0].startswith("m" * 50)
+    assert replace(made[0], name="again").tags == made[0].tags
+    assert cell("a" * 32).tags == ("snip", "resnet8")
+
+
+def test_a_run_with_a_long_tag_arrives(tmp_path):
+    with Mirror(Wandb(), tmp_path) as mirror:
+        mirror.send(replace(cell("a" * 32), tags=("t" * 100,)))
+        assert mirror.close() == 0
+    assert "t" * 50 in json.dumps(read_back(tmp_path)["a" * 32])
+
+
+def test_what_kept_a_cell_away_is_told(tmp_path):
+    mirror = Mirror(Wandb(mode="offline", project="no/such"), tmp_path)
+    mirror.send(cell("a" * 32))
+    assert mirror.close() == 1
+    assert "Invalid project name" in mirror.last_trouble()
+    assert Mirror(Wandb(mode="offline"), tmp_path / "other").last_trouble() == ""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
@@ -19,6 +18,7 @@ from typing_extensions import Self
 
 from prune_bench.data.augment import Normalisation
 from prune_bench.data.base import DataModule
+from prune_bench.data.pictures import read_picture
 from prune_bench.data.protocol import Batch, Split
 from prune_bench.data.splits import balanced_choice, evaluation_batches, split_training
 from prune_bench.data.transfer import one_ahead, send
@@ -69,11 +69,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         """
         index, seed = request
         path, label = self._files[index]
-        try:
-            with Image.open(path) as opened:
-                picture = opened.convert("RGB")
-        except OSError as error:
-            raise DataError(f"{path} cannot be read as a picture: {error}") from None
+        picture = read_picture(path)
         if seed is None:
             return self._plain(picture), label
         with torch.random.fork_rng(devices=[]):  # torchvision's transforms know no generators

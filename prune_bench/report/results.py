@@ -16,6 +16,8 @@ from prune_bench.sweep.run_folder import read_cells, run_store
 from prune_bench.sweep.store import Artifact, Store
 
 _WHERE = ["setting", "prune_at", "method", "density", "variant", "seed"]
+DATA_PLACES = ("root", "workers")
+"""Options of data sets that say where data lies and who loads it; they change no result."""
 _READERS = 32  # requests to a remote store at a time
 
 
@@ -31,7 +33,7 @@ def read_records(run: str | Path, say: Callable[[str], None] | None = None) -> l
     Raises:
         PruneBenchError: The folder is no run.
     """
-    folder = Path(run)
+    folder = Path(run).expanduser()
     store, rows = run_store(folder, say), read_cells(folder).rows
     records = []
     for entry, artifact in zip(rows, _read_all(store, [entry["key"] for entry in rows])):
@@ -70,7 +72,7 @@ def load_results(
     if len({Path(run).name for run in runs}) < len(runs):
         raise PruneBenchError("two of these runs have the same name: rename a folder, so that they can be told apart")
     read = records or [read_records(run, say) for run in runs]
-    recipes = [_recipe(Path(run)) for run in runs]
+    recipes = [_recipe(Path(run).expanduser()) for run in runs]
     several = len(set(recipes)) > 1
     frames = [
         _frame(cells, Path(run).name, recipe if several else "") for run, cells, recipe in zip(runs, read, recipes)
@@ -108,9 +110,11 @@ def _recipe(folder: Path) -> str:
         made: Any = OmegaConf.to_container(OmegaConf.load(folder / "experiment.yaml"))
     except OSError:
         return "recipe unknown"
-    unsaid = ("pack", "eval_batch_size")
+    unsaid, data = ("pack", "eval_batch_size"), made.get("data")
+    if isinstance(data, dict):
+        data = {key: value for key, value in data.items() if key not in DATA_PLACES}
     train = {key: value for key, value in made.get("train", {}).items() if key not in unsaid and value != "float32"}
-    said = json.dumps([made.get("model"), made.get("data"), train], sort_keys=True)
+    said = json.dumps([made.get("model"), data, train], sort_keys=True)
     return f"recipe {zlib.crc32(said.encode()):08x}"
 
 

@@ -27,7 +27,7 @@ from prune_bench.precision import products, repeatable
 from prune_bench.pruners import pruners
 from prune_bench.pruners.base import Pruner, Ticket
 from prune_bench.randomness import generator
-from prune_bench.ranking import Ranking
+from prune_bench.ranking import Ranking, check_agreement
 from prune_bench.sweep.stages import Kind, Stage
 from prune_bench.sweep.store import Artifact
 from prune_bench.ties import Ties, message
@@ -94,6 +94,7 @@ def _ranking(
     lanes[0].join(lanes[1:])
     fit(lanes[0], lanes[0].work(pack_data(data)), epochs=1, device=device, checkpoint=checkpoint)
     seconds = (time.perf_counter() - begun) / len(lanes)
+    check_agreement([lane.found for lane in lanes], stages[0].spec["method"], device)
     return [_found(lane, own, data[0].samples, seconds) for lane, own in zip(lanes, inputs)]
 
 
@@ -247,12 +248,11 @@ def _moved(data: list[DataSet], device: torch.device) -> list[DataSet]:
 
 
 def _network(stage: Stage, data: TrainingData) -> nn.Module:
-    model, channels = stage.spec["model"], data.input_shape[0]
+    model = stage.spec["model"]
     return build_model(
         model["name"],
         model["options"],
-        in_channels=channels,
-        image_size=data.input_shape[-1],
+        input_shape=data.input_shape,
         num_classes=data.num_classes,
         generator=generator(stage.spec["seed"], stage.spec.get("purpose", "init")),
     )

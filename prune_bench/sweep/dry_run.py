@@ -92,9 +92,8 @@ def probe(experiment: Experiment, data: DataSet, device: str) -> dict[str, float
 
     device, together = device.partition("+")[0], experiment.devices.per_cell
     torch.set_num_threads(experiment.devices.threads)
-    channels, _, width = data.input_shape
     network = build_model(
-        experiment.model.name, experiment.model.options, in_channels=channels, image_size=width,
+        experiment.model.name, experiment.model.options, input_shape=data.input_shape,
         num_classes=data.num_classes, generator=generator(0, "probe"),
     ).to(device)  # fmt: skip
     descent, recipe = Descent(network, Mask.full(network), experiment.train), experiment.train

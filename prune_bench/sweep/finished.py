@@ -76,7 +76,8 @@ def close_sweep(
     folder = experiment.folder
     if unsent := mirror.close():
         words = f"{unsent} runs have not reached W&B; send them with: prune-bench sync {folder}"
-        console.print(words, style="yellow")
+        why = mirror.last_trouble()
+        console.print(words + (f"\n  W&B said: {why}" if why else ""), style="yellow", markup=False, soft_wrap=True)
     keep(lambda: results.to_csv(folder / "results.csv", index=False), console)
     keep(lambda: results.to_parquet(folder / "results.parquet", index=False), console)
     console.print(rich_table(results[results.key.isin(set(asked)) | (results.status == "done")]))

@@ -69,15 +69,21 @@ def read_rates(folder: Path, device: str) -> dict[str, float]:
         folder: The run's.
         device: Its kind, as :func:`prune_bench.sweep.executors.device_kind` gives it.
     """
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return dict(json.loads((folder / "costs.json").read_text()).get(device, {}))
-    return {}
+    return _all_rates(folder).get(device, {})
 
 
 def write_rates(folder: Path, device: str, rates: dict[str, float]) -> None:
-    """Keeps what was measured, beside what was before."""
+    """Keeps what was measured, beside what was before and what was on other kinds of device."""
     if rates:
-        _replace(folder / "costs.json", {device: read_rates(folder, device) | rates})
+        known = _all_rates(folder)
+        _replace(folder / "costs.json", known | {device: known.get(device, {}) | rates})
+
+
+def _all_rates(folder: Path) -> dict[str, dict[str, float]]:
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        found = json.loads((folder / "costs.json").read_text())
+        return {kind: dict(rates) for kind, rates in found.items()}
+    return {}
 
 
 def read_lanes(folder: Path) -> dict[str, int]:

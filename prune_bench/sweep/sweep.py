@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from prune_bench.config import Experiment, load_experiment, save_experiment
-from prune_bench.data import load_data
+from prune_bench.data import DeviceData, ImageFolderData, load_data
+from prune_bench.data.labels import check_contributed
 from prune_bench.data.protocol import DataSet
 from prune_bench.device_profile import replay_is_off
 from prune_bench.errors import PruneBenchError
@@ -54,7 +55,10 @@ def prepare(experiment: Experiment) -> Plan:
     check(experiment)
     options = experiment.data.options
     data = {seed: load_data(experiment.data.name, options, seed) for seed in experiment.seeds}
-    check_shares(experiment, read_methods(experiment), next(iter(data.values())).samples)
+    first = next(iter(data.values()))
+    if not isinstance(first, (DeviceData, ImageFolderData)):  # these check their labels themselves
+        check_contributed(first)
+    check_shares(experiment, read_methods(experiment), first.samples)
     return make_plan(experiment, data)
 
 
@@ -125,7 +129,12 @@ def _say_time(todo: dict[str, Stage], experiment: Experiment, devices: list[str]
     measured = "" in rates
     # This machine tells nothing of a cluster's.
     if todo and (measured or experiment.devices.address is None):
-        rates = rates if measured else probe(experiment, sample_data(experiment), devices[0])
+        try:
+            rates = rates if measured else probe(experiment, sample_data(experiment), devices[0])
+        except Exception as error:  # its cells will fail, and say more
+            words = f"  time: not known, for the network cannot be trained: {type(error).__name__}: {error}"
+            console.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            return
         say_time(todo, rates, len(devices), console, measured=measured)
 
 
