@@ -32,6 +32,7 @@ def test_a_loader_is_read_no_further_than_it_is_used():
             return 4
 
     data = UserData(Counted(), nn.Linear(3, 4), torch.device("cpu"))
+    assert data.num_classes == 4  # a first batch is looked at for it
     read.clear()
     x, _ = next(data.epoch(0, 2, augment=True))
     assert x[0, 0] == 0 and read == [0]
