@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -11,8 +13,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from prune_bench.errors import ConfigError, PruneBenchError
+from prune_bench.untrusted import printable, say, without_user
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,12 +28,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 if all is well, 1 if some cells failed, 2 if the request was wrong and nothing was run, 130 after Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # no name may be too odd to be printed
     console = Console(width=None if sys.stdout.isatty() else 140)
     args = _parse(arguments)
     try:
-        return int(args.command(args, console) or 0)
+        code = int(args.command(args, console) or 0)
+        sys.stdout.flush()
+        return code
     except PruneBenchError as error:
-        print(f"prune-bench: {error}", file=sys.stderr)
+        print(f"prune-bench: {printable(without_user(str(error)))}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever reads, as in `| head`, has enough; what Python flushes at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        print(f"prune-bench: {printable(without_user(str(error)))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
@@ -92,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     made["status"].add_argument("--json", action="store_true", help="as data")
     made["sync"].add_argument("--all", action="store_true", help="send every cell again, whatever was sent before")
     made["clean"].add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
+    made["clean"].add_argument("--yes", action="store_true", help="remove results that no run names, without asking")
     made["export"].add_argument("archive", help="the zip file to write")
     for name, text in (("methods", "pruning methods"), ("models", "networks"), ("datasets", "data sets")):
         command = commands.add_parser(name, help=f"list the {text} with options, defaults and sources")
@@ -108,7 +123,7 @@ def _sweep(args: argparse.Namespace, console: Console) -> int:
     words = [*args.overrides, *(f"{key}={value}" for key, value in flags.items() if value)]
     experiment = load_experiment(args.experiment, words)
     if not args.fast and not args.dry_run:
-        results = find_finished(experiment, lambda words: console.print(words, style="yellow"))
+        results = find_finished(experiment, lambda words: say(console, words, "yellow"))
         if results is not None:
             close_sweep(experiment, results, list(results.key), Mirror(experiment.wandb, experiment.folder), console)
             show_page(experiment.folder, results, console)
@@ -165,7 +180,7 @@ def _wandb_sweep(args: argparse.Namespace, console: Console) -> None:
         # As it is: "${env}" is the agent's to fill in.
         print(OmegaConf.to_yaml(OmegaConf.create(config)), end="")
     else:
-        console.print(f"start agents, one a GPU, where the file is: {register(config)}", soft_wrap=True)
+        say(console, f"start agents, one a GPU, where the file is: {register(config)}")
 
 
 def _choices(file: str, words: Sequence[str]) -> tuple[Any, list[str], list[str]]:
@@ -203,7 +218,7 @@ def _report(args: argparse.Namespace, console: Console) -> int:
     except OSError as error:
         raise PruneBenchError(f"{folder} cannot be written: {error}; name another folder with --output") from None
     for path in written:
-        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+        say(console, f"wrote {path}")
     return publish(report, [Path(run) for run in args.run], args.wandb, console) if args.wandb else 0
 
 
@@ -229,14 +244,23 @@ def _status(args: argparse.Namespace, console: Console) -> int:
 
 
 def _clean(args: argparse.Namespace, console: Console) -> None:
-    from prune_bench.sweep.housekeeping import clean
+    from prune_bench.sweep.housekeeping import Swept, clean
     from prune_bench.sweep.sweep import stage_keys
+
+    def confirm(swept: Swept) -> bool:
+        if args.yes or not sys.stdin.isatty():
+            return bool(args.yes)
+        say(console, f"{swept.words()} would be removed, {len(swept.computed)} results and tickets among them")
+        return input("They are of no run that is known here. Remove them? [y/N] ").strip().lower() in ("y", "yes")
 
     folder = Path(args.run)
     needed, unfinished = stage_keys(folder)
-    swept = clean(folder, needed, unfinished, dry_run=args.dry_run)
-    word = "would be removed" if args.dry_run else "removed"
-    console.print(f"{len(swept.names)} files of {swept.size / 1e6:,.1f} MB {word}", highlight=False)
+    swept = clean(folder, needed, unfinished, dry_run=args.dry_run, confirm=confirm)
+    say(console, f"{swept.words()} {'would be removed' if args.dry_run else 'removed'}")
+    if swept.computed and args.dry_run:
+        say(console, f"{len(swept.computed)} results and tickets that no run names are among them", "yellow")
+    if swept.kept_for:
+        say(console, f"searches and trainings stay: {swept.kept_for} cells of other experiments have no result yet")
 
 
 def _export(args: argparse.Namespace, console: Console) -> None:
@@ -244,14 +268,14 @@ def _export(args: argparse.Namespace, console: Console) -> None:
     from prune_bench.sweep.sweep import stage_keys
 
     count = export_run(Path(args.run), Path(args.archive), stage_keys(Path(args.run))[0])
-    console.print(f"{count} artifacts of {args.run} are in {args.archive}", highlight=False)
+    say(console, f"{count} artifacts of {args.run} are in {args.archive}")
 
 
 def _import(args: argparse.Namespace, console: Console) -> None:
     from prune_bench.sweep.housekeeping import import_run
 
     new, cells = import_run(Path(args.archive), Path(args.run))
-    console.print(f"{new} artifacts are new; {args.run} has {cells} cells now", highlight=False)
+    say(console, f"{new} artifacts are new; {args.run} has {cells} cells now")
 
 
 def _sync(args: argparse.Namespace, console: Console) -> int:
@@ -268,10 +292,11 @@ def _list(args: argparse.Namespace, console: Console) -> None:
     from prune_bench.catalogue import catalogue
 
     for entry in catalogue()[args.what]:
-        console.print(f"[bold]{entry.name}[/bold]  {entry.summary}  [dim]({entry.source})[/dim]", highlight=False)
+        say(console, f"{entry.name}  {entry.summary}  ({entry.source})", "bold", wrap=True)
         table = Table(box=None, padding=(0, 2), show_header=False)
         for row in entry.options:
-            table.add_row("", row["name"], row["type"], f"default {row['default']}", row["meaning"], style="dim")
+            words = ("", row["name"], row["type"], f"default {row['default']}", row["meaning"])
+            table.add_row(*(Text(printable(word)) for word in words), style="dim")
         if table.rows:
             console.print(table)
 

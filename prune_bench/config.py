@@ -6,6 +6,7 @@ checked when an experiment is expanded (:mod:`prune_bench.sweep.cells`).
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -27,7 +29,11 @@ from prune_bench.options import (
     ZeroOrMore,
     read_options,
 )
+from prune_bench.untrusted import without_user
 
+log = logging.getLogger(__name__)
+_LARGEST = 1_000_000  # characters of a run's experiment.yaml
+_HERE_ONLY = ("output", "store", "wandb", "devices", "executor")
 Variant = Literal["original", "layer_shuffle", "reinit", "invert"]
 PruneAt = Literal["init", "rewind"]
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -168,6 +174,8 @@ class Experiment:
 def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Reads an experiment file and lays ``key=value`` words over it.
 
+    The file of a run's folder may have come from elsewhere: nothing in it is resolved.
+
     Raises:
         ConfigError: The file is missing or no YAML mapping, a word is no ``key=value``, or the result is no
             experiment.
@@ -176,6 +184,8 @@ def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experime
     if not path.is_file():
         near = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise ConfigError("experiment", str(file), "is not a file", allowed=near)
+    if path.with_name("cells.json").is_file():
+        return make_experiment(read_run_values(path), overrides)
     try:
         tree = OmegaConf.load(path)
         values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
@@ -185,6 +195,55 @@ def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experime
         raise ConfigError("experiment", str(file), "is not a YAML mapping of keys to values")
     values.setdefault("name", path.stem)
     return make_experiment({str(key): value for key, value in values.items()}, overrides)
+
+
+def read_run_values(path: Path) -> dict[str, Any]:
+    """The experiment of a run's folder as plain values.
+
+    Raises:
+        ConfigError: See :func:`plain_values`; or it is not there.
+    """
+    try:
+        with open(path, "rb") as file:
+            return plain_values(file.read(_LARGEST + 1), str(path))
+    except OSError as error:
+        raise ConfigError("experiment", str(path), f"cannot be read: {error}") from None
+
+
+def plain_values(text: bytes, name: str) -> dict[str, Any]:
+    """An experiment that came from elsewhere as plain values.
+
+    Args:
+        text: YAML as :func:`save_experiment` writes it.
+        name: What it is called in messages.
+
+    Raises:
+        ConfigError: It is no mapping, larger than any experiment, or holds what no sweep writes: interpolations,
+            which would read the environment, or anchors, by which a line grows to gigabytes.
+    """
+    try:
+        if len(text) > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST:,} bytes")
+        words = text.decode()
+        if any(isinstance(token, (yaml.AliasToken, yaml.AnchorToken)) for token in yaml.scan(words)):
+            raise ValueError("it holds YAML anchors")
+        values = OmegaConf.to_container(OmegaConf.create(words))
+        if not isinstance(values, dict) or not values:
+            raise ValueError("it is not a YAML mapping of keys to values")
+        if "${" in repr(values):
+            raise ValueError("it holds an interpolation ${...}, which would be filled in from this machine")
+    except Exception as error:  # yaml's and omegaconf's errors share no base
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError("experiment", name, f"cannot be read: {reason}") from None
+    values.setdefault("name", "imported")
+    return {str(key): value for key, value in values.items()}
+
+
+def portable_values(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as plain values, without what belongs to one machine or person: folders, devices, W&B."""
+    values = {key: value for key, value in experiment_values(experiment).items() if key not in _HERE_ONLY}
+    values["data"] = {key: value for key, value in values["data"].items() if key not in ("root", "workers")}
+    return values
 
 
 def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:
@@ -202,7 +261,14 @@ def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) ->
             raise
         except (OmegaConfBaseException, TypeError, ValueError) as error:
             raise ConfigError(key, value, f"cannot be set: {error}") from None
-    plain: Any = OmegaConf.to_container(tree, resolve=True)
+    try:
+        plain: Any = OmegaConf.to_container(tree, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError("override", list(overrides), f"cannot be filled in: {error}") from None
+    for key in ("store", "output"):
+        if isinstance(plain.get(key), str) and (bare := without_user(plain[key])) != plain[key]:
+            log.warning("%s: user name and password are left out of %s: give them by the environment", key, bare)
+            plain[key] = bare
     for key in ("model", "data"):
         if isinstance(choice := plain[key], dict):
             plain[key] = {"options": {k: v for k, v in choice.items() if k != "name"}}
@@ -254,7 +320,11 @@ def _powers(densities: Mapping[str, Any]) -> list[float]:
     numbers = [base, *powers] if isinstance(powers, Sequence) and not isinstance(powers, str) else [None]
     if not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
         raise ConfigError("densities", dict(densities), "needs a number as base and a list of numbers as powers")
-    return [float(base) ** power for power in powers]
+    try:
+        found = [float(base) ** power for power in powers]
+    except (OverflowError, ZeroDivisionError) as error:
+        raise ConfigError("densities", dict(densities), f"cannot be computed: {error}") from None
+    return found
 
 
 def _parse_word(word: str) -> tuple[str, Any]:

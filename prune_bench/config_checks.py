@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from prune_bench.errors import ConfigError
+from prune_bench.untrusted import is_plain
 
 if TYPE_CHECKING:
     from prune_bench.config import Experiment
+
+TAG = 64
+"""Letters of a tag that W&B takes at most."""
 
 
 def check_experiment(experiment: Experiment) -> None:
@@ -36,10 +42,42 @@ def check_experiment(experiment: Experiment) -> None:
             "training: use prune_at: [init], or leave reinit out", allowed=("original", "layer_shuffle", "invert"),
         )  # fmt: skip
     _check_devices(experiment)
-    if not re.fullmatch(r"[\w.-]+", experiment.name):
+    _check_words(experiment)
+
+
+def _check_words(experiment: Experiment) -> None:
+    """What becomes a name in folders, tables and W&B must be one there."""
+    if not re.fullmatch(r"(?!\.+$)[\w.-]+", experiment.name):
         raise ConfigError(
-            "name", experiment.name, "may hold letters, digits, '.', '_' and '-' only: it names a folder"
-        )
+            "name", experiment.name,
+            "may hold letters, digits, '.', '_' and '-' only, and not dots alone: it names a folder",
+        )  # fmt: skip
+    for key, value in _strings(asdict(experiment), ""):
+        if not is_plain(value):
+            raise ConfigError(
+                key, value, "holds a control character or half a letter, which no file or table can show"
+            )
+    mirrored = experiment.wandb.mode != "disabled"
+    for label in experiment.methods:
+        if not label or (mirrored and len(label) > TAG):
+            words = f"is no name for a method: it takes 1 to {TAG} letters, or wandb.mode=disabled for longer ones"
+            raise ConfigError("methods", label, words)
+    project = experiment.wandb.project
+    if mirrored and (not 0 < len(project) <= 128 or re.search(r"[/\\#?%:]", project)):
+        raise ConfigError("wandb.project", project, "takes 1 to 128 letters, and none of / \\ # ? % :")
+
+
+def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Every string, and every name of an option, with where it stands."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield key or str(name), str(name)
+            yield from _strings(part, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _strings(part, key)
 
 
 def _check_devices(experiment: Experiment) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from prune_bench.errors import PruneBenchError
 from prune_bench.report.comparison import summarise
 
 _RECIPE: dict[str, Any] = {
@@ -166,13 +167,12 @@ def recipe_differences(run: Path) -> str:
 
 
 def _experiment(run: Path) -> dict[str, Any]:
-    from omegaconf import OmegaConf
+    from prune_bench.config import read_run_values
 
     try:
-        made: Any = OmegaConf.to_container(OmegaConf.load(run / "experiment.yaml"))
-    except OSError:
+        return read_run_values(run / "experiment.yaml")
+    except PruneBenchError:
         return {}
-    return dict(made)
 
 
 def _train(run: Path) -> dict[str, Any]:
