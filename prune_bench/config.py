@@ -33,6 +33,7 @@ from prune_bench.untrusted import without_user
 
 log = logging.getLogger(__name__)
 _LARGEST = 1_000_000  # characters of a run's experiment.yaml
+_DEEPEST = 50
 _HERE_ONLY = ("output", "store", "wandb", "devices", "executor")
 Variant = Literal["original", "layer_shuffle", "reinit", "invert"]
 PruneAt = Literal["init", "rewind"]
@@ -225,9 +226,8 @@ def plain_values(text: bytes, name: str) -> dict[str, Any]:
         if len(text) > _LARGEST:
             raise ValueError(f"it has more than {_LARGEST:,} bytes")
         words = text.decode()
-        if any(isinstance(token, (yaml.AliasToken, yaml.AnchorToken)) for token in yaml.scan(words)):
-            raise ValueError("it holds YAML anchors")
-        values = OmegaConf.to_container(OmegaConf.create(words))
+        _check_tokens(words)
+        values = OmegaConf.to_container(OmegaConf.create(words), throw_on_missing=True)
         if not isinstance(values, dict) or not values:
             raise ValueError("it is not a YAML mapping of keys to values")
         if "${" in repr(values):
@@ -237,6 +237,18 @@ def plain_values(text: bytes, name: str) -> dict[str, Any]:
         raise ConfigError("experiment", name, f"cannot be read: {reason}") from None
     values.setdefault("name", "imported")
     return {str(key): value for key, value in values.items()}
+
+
+def _check_tokens(words: str) -> None:
+    """Raises ValueError for anchors, and for a depth at which YAML's own scanner takes minutes."""
+    depth = 0
+    for token in yaml.scan(words):
+        if isinstance(token, (yaml.AliasToken, yaml.AnchorToken)):
+            raise ValueError("it holds YAML anchors")
+        name = type(token).__name__
+        depth += name.endswith("StartToken") - name.endswith("EndToken")
+        if depth > _DEEPEST:
+            raise ValueError(f"it is nested more than {_DEEPEST} deep")
 
 
 def portable_values(experiment: Experiment) -> dict[str, Any]:
@@ -324,6 +336,8 @@ def _powers(densities: Mapping[str, Any]) -> list[float]:
         found = [float(base) ** power for power in powers]
     except (OverflowError, ZeroDivisionError) as error:
         raise ConfigError("densities", dict(densities), f"cannot be computed: {error}") from None
+    if any(isinstance(density, complex) for density in found):
+        raise ConfigError("densities", dict(densities), "needs a base above 0")
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 import time
 import uuid
@@ -165,7 +166,7 @@ def _missing_folders(files: Files) -> list[Path]:
     if not isinstance(files, LocalFiles):
         return []
     claims = files.folder / "claims"
-    return [folder for folder in (claims, *claims.parents) if not folder.exists()]
+    return [folder for folder in (claims, *claims.parents) if not os.path.exists(folder)]
 
 
 def _is_dead(files: Files, name: str, dead_after: float) -> bool:

@@ -139,7 +139,9 @@ def decode(data: bytes, key: str = "", *, named: bool = False) -> Artifact:
         ordered = {name: tensors[name] for name in parse_json(order)}
         if len(ordered) != len(tensors) or metadata["sha256"] != _digest(record, order, ordered):
             raise ValueError("its checksum does not fit its content")
-        said = dict(parse_json(record))
+        said = parse_json(record)
+        if not isinstance(said, dict):
+            raise TypeError("its record is no mapping")
     except (SafetensorError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise ValueError(f"it cannot be read: {error}") from None
     own = said.pop(_KEY, "")
