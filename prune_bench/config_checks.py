@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 TAG = 64
 """Letters of a tag that W&B takes at most."""
+_NAME = 255
 
 
 def check_experiment(experiment: Experiment) -> None:
@@ -57,6 +59,8 @@ def _check_words(experiment: Experiment) -> None:
             raise ConfigError(
                 key, value, "holds a control character or half a letter, which no file or table can show"
             )
+    if any(len(os.fsencode(part)) > _NAME for part in experiment.folder.parts):
+        raise ConfigError("output", str(experiment.folder), f"is too long: no folder's name has over {_NAME} bytes")
     mirrored = experiment.wandb.mode != "disabled"
     for label in experiment.methods:
         if not label or (mirrored and len(label) > TAG):

@@ -181,8 +181,11 @@ class LocalFiles:
 
     def names(self, folder: str = "") -> Iterator[str]:
         """See :class:`Files`."""
-        for path in sorted((self.folder / folder).rglob("*")):
-            if path.is_file() and not path.name.startswith("."):
+        found = []
+        for where, _, files in os.walk(self.folder / folder):  # gives nothing for what is not there
+            found += [Path(where, name) for name in files if not name.startswith(".")]
+        for path in sorted(found):
+            if path.is_file():
                 yield path.relative_to(self.folder).as_posix()
 
     def _path(self, name: str) -> Path:

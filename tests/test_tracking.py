@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
-from prune_bench.config import Wandb
-from prune_bench.errors import PruneBenchError
-from prune_bench.tracking import CellRun, Mirror, find_mode, sync
+from prune_bench.config import Wandb, make_experiment
+from prune_bench.errors import ConfigError, PruneBenchError
+from prune_bench.tracking import CellRun, Mirror, find_mode, has_key, sync
 
 
 @pytest.fixture(autouse=True)
@@ -124,3 +125,42 @@ def test_the_mode_is_the_users_then_the_environments_then_by_the_key(monkeypatch
 def test_sync_without_a_key_says_how_to_log_in(tmp_path):
     with pytest.raises(PruneBenchError, match="wandb login"):
         sync([cell("a" * 32)], Wandb(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("machine", "server", "known"),
+    [
+        ("api.wandb.ai", None, True),
+        ("api.forge.coreweave.com", None, True),
+        ("localhost:8080", "http://localhost:8080", True),
+        ("localhost", "http://localhost:8080", True),
+        ("api.wandb.ai", "http://localhost:8080", False),
+    ],
+)
+def test_a_key_is_seen_where_any_wandb_login_has_written_it(tmp_path, monkeypatch, machine, server, known):
+    (tmp_path / "netrc").write_text(f"machine {machine}\n  login user\n  password {'k' * 40}\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    if server:
+        monkeypatch.setenv("WANDB_BASE_URL", server)
+    assert has_key() is known
+
+
+@pytest.mark.slow
+def test_wandbs_own_login_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    code = "from wandb.sdk.lib.wbauth import wbnetrc; import wandb; " + (
+        f"wbnetrc.write_netrc_auth(host=wandb.Settings().base_url, api_key={'k' * 40!r})"
+    )
+    assert not has_key()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert has_key()
+
+
+def test_what_wandb_refuses_for_good_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    with pytest.raises(PruneBenchError, match="tags of 1 to 64"):
+        sync([replace(cell("a" * 32), tags=("x" * 65,))], Wandb(), tmp_path)
+    for words in (["methods={" + "x" * 65 + ": {method: snip}}"], ["methods=[snip]", "wandb.project=a/b"]):
+        with pytest.raises(ConfigError):
+            make_experiment({"name": "x"}, words)
+        make_experiment({"name": "x"}, [*words, "wandb.mode=disabled"])
