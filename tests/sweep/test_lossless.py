@@ -21,7 +21,7 @@ from prune_bench.sweep.housekeeping import clean, import_run
 from prune_bench.sweep.run_folder import read_cells, write_cells
 from prune_bench.sweep.store import Store, key_of
 from prune_bench.sweep.sweep import stage_keys
-from tests.sweep import hostile
+from tests.sweep import faults, hostile
 from tests.sweep.faults import EXPERIMENT
 from tests.sweep.test_sweep import run as run_of
 
@@ -350,3 +350,20 @@ def test_a_finished_run_is_found_with_what_was_imported(made, ours):
     run(ours, OURS)
     found = find_finished(make_experiment(BASE, [f"output={ours}", OURS]), print)
     assert len(found) == 4
+
+
+@pytest.mark.slow
+def test_four_sweeps_at_once_on_one_store_share_the_work_to_the_bit(tmp_path):
+    alone = faults.start(tmp_path / "alone")
+    alone.join()
+    words = f"store={tmp_path / 'shared' / 'store'}"
+    children = [faults.start(tmp_path / f"run{i}", words) for i in range(4)]
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in (alone, *children)] == [0] * 5
+    assert faults.content(tmp_path / "shared") == faults.content(tmp_path / "alone")
+    assert list(Store(tmp_path / "shared" / "store").files.names("claims")) == []
+    written = [key for i in range(4) for key in faults.finished(tmp_path / f"run{i}")]
+    assert len(written) == len(set(written))
+    frames = [pb.load_results(tmp_path / f"run{i}").drop(columns="run") for i in range(4)]
+    assert all(frame.equals(frames[0]) for frame in frames)
