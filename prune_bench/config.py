@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from prune_bench.config_checks import check_experiment
 from prune_bench.errors import ConfigError
+from prune_bench.foreign import read_run_values
 from prune_bench.options import (
     AboveZero,
     BelowOne,
@@ -32,8 +32,6 @@ from prune_bench.options import (
 from prune_bench.untrusted import without_user
 
 log = logging.getLogger(__name__)
-_LARGEST = 1_000_000  # characters of a run's experiment.yaml
-_DEEPEST = 50
 _HERE_ONLY = ("output", "store", "wandb", "devices", "executor")
 Variant = Literal["original", "layer_shuffle", "reinit", "invert"]
 PruneAt = Literal["init", "rewind"]
@@ -196,59 +194,6 @@ def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experime
         raise ConfigError("experiment", str(file), "is not a YAML mapping of keys to values")
     values.setdefault("name", path.stem)
     return make_experiment({str(key): value for key, value in values.items()}, overrides)
-
-
-def read_run_values(path: Path) -> dict[str, Any]:
-    """The experiment of a run's folder as plain values.
-
-    Raises:
-        ConfigError: See :func:`plain_values`; or it is not there.
-    """
-    try:
-        with open(path, "rb") as file:
-            return plain_values(file.read(_LARGEST + 1), str(path))
-    except OSError as error:
-        raise ConfigError("experiment", str(path), f"cannot be read: {error}") from None
-
-
-def plain_values(text: bytes, name: str) -> dict[str, Any]:
-    """An experiment that came from elsewhere as plain values.
-
-    Args:
-        text: YAML as :func:`save_experiment` writes it.
-        name: What it is called in messages.
-
-    Raises:
-        ConfigError: It is no mapping, larger than any experiment, or holds what no sweep writes: interpolations,
-            which would read the environment, or anchors, by which a line grows to gigabytes.
-    """
-    try:
-        if len(text) > _LARGEST:
-            raise ValueError(f"it has more than {_LARGEST:,} bytes")
-        words = text.decode()
-        _check_tokens(words)
-        values = OmegaConf.to_container(OmegaConf.create(words), throw_on_missing=True)
-        if not isinstance(values, dict) or not values:
-            raise ValueError("it is not a YAML mapping of keys to values")
-        if "${" in repr(values):
-            raise ValueError("it holds an interpolation ${...}, which would be filled in from this machine")
-    except Exception as error:  # yaml's and omegaconf's errors share no base
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError("experiment", name, f"cannot be read: {reason}") from None
-    values.setdefault("name", "imported")
-    return {str(key): value for key, value in values.items()}
-
-
-def _check_tokens(words: str) -> None:
-    """Raises ValueError for anchors, and for a depth at which YAML's own scanner takes minutes."""
-    depth = 0
-    for token in yaml.scan(words):
-        if isinstance(token, (yaml.AliasToken, yaml.AnchorToken)):
-            raise ValueError("it holds YAML anchors")
-        name = type(token).__name__
-        depth += name.endswith("StartToken") - name.endswith("EndToken")
-        if depth > _DEEPEST:
-            raise ValueError(f"it is nested more than {_DEEPEST} deep")
 
 
 def portable_values(experiment: Experiment) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from prune_bench.errors import PruneBenchError
+from prune_bench.foreign import read_run_values
 from prune_bench.report.comparison import summarise
 
 _RECIPE: dict[str, Any] = {
@@ -167,8 +168,6 @@ def recipe_differences(run: Path) -> str:
 
 
 def _experiment(run: Path) -> dict[str, Any]:
-    from prune_bench.config import read_run_values
-
     try:
         return read_run_values(run / "experiment.yaml")
     except PruneBenchError:

@@ -13,8 +13,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from prune_bench.config import Experiment, load_experiment, make_experiment, plain_values, portable_values
+from prune_bench.config import Experiment, load_experiment, make_experiment, portable_values
 from prune_bench.errors import PruneBenchError
+from prune_bench.foreign import plain_values
 from prune_bench.sweep.records import RESULT
 from prune_bench.sweep.run_folder import RunCells, parse_cells, recipe_mark
 from prune_bench.sweep.store import Artifact, Store, decode, encode, key_of

@@ -19,6 +19,7 @@ from typing import Any
 
 import prune_bench
 from prune_bench.errors import PruneBenchError
+from prune_bench.foreign import read_run_values
 from prune_bench.identity import host, identity, is_alive
 from prune_bench.sweep.progress import Snapshot
 from prune_bench.sweep.records import CELLS, HISTORY, KEYS, RATES, STATUS, StatusRecord
@@ -116,8 +117,6 @@ def row_keys(row: Mapping[str, Any]) -> list[str]:
 
 def read_recipe(folder: Path) -> str:
     """The :func:`recipe_mark` of a run's experiment; empty if it has none that can be read."""
-    from prune_bench.config import read_run_values
-
     try:
         return recipe_mark(read_run_values(folder / "experiment.yaml"))
     except PruneBenchError:
