@@ -6,6 +6,7 @@ checked when an experiment is expanded (:mod:`prune_bench.sweep.cells`).
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from prune_bench.config_checks import check_experiment
 from prune_bench.errors import ConfigError
+from prune_bench.foreign import read_run_values
 from prune_bench.options import (
     AboveZero,
     BelowOne,
@@ -30,7 +32,10 @@ from prune_bench.options import (
     read_options,
 )
 from prune_bench.places import expanded
+from prune_bench.untrusted import without_user
 
+log = logging.getLogger(__name__)
+_HERE_ONLY = ("output", "store", "wandb", "devices", "executor")
 Variant = Literal["original", "layer_shuffle", "reinit", "invert"]
 PruneAt = Literal["init", "rewind"]
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -177,6 +182,8 @@ class Experiment:
 def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Reads an experiment file and lays ``key=value`` words over it.
 
+    The file of a run's folder may have come from elsewhere: nothing in it is resolved.
+
     Raises:
         ConfigError: The file is missing or no YAML mapping, a word is no ``key=value``, or the result is no
             experiment.
@@ -185,6 +192,8 @@ def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experime
     if not path.is_file():
         near = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise ConfigError("experiment", str(file), "is not a file", allowed=near)
+    if path.with_name("cells.json").is_file():
+        return make_experiment(read_run_values(path), overrides)
     try:
         tree = OmegaConf.load(path)
         values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
@@ -194,6 +203,13 @@ def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experime
         raise ConfigError("experiment", str(file), "is not a YAML mapping of keys to values")
     values.setdefault("name", path.stem)
     return make_experiment({str(key): value for key, value in values.items()}, overrides)
+
+
+def portable_values(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as plain values, without what belongs to one machine or person: folders, devices, W&B."""
+    values = {key: value for key, value in experiment_values(experiment).items() if key not in _HERE_ONLY}
+    values["data"] = {key: value for key, value in values["data"].items() if key not in ("root", "workers")}
+    return values
 
 
 def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:
@@ -214,9 +230,16 @@ def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) ->
             raise
         except (OmegaConfBaseException, TypeError, ValueError) as error:
             raise ConfigError(key, value, f"cannot be set: {error}") from None
-    plain: Any = OmegaConf.to_container(tree, resolve=True)
+    try:
+        plain: Any = OmegaConf.to_container(tree, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError("override", list(overrides), f"cannot be filled in: {error}") from None
     if isinstance(devices := plain.get("devices"), dict) and isinstance(replay := devices.get("replay"), bool):
         devices["replay"] = "on" if replay else "off"  # bare words that YAML reads as true and false
+    for key in ("store", "output"):
+        if isinstance(plain.get(key), str) and (bare := without_user(plain[key])) != plain[key]:
+            log.warning("%s: user name and password are left out of %s: give them by the environment", key, bare)
+            plain[key] = bare
     for key in ("model", "data"):
         if isinstance(choice := plain[key], dict):
             plain[key] = {"options": {k: v for k, v in choice.items() if k != "name"}}
@@ -281,7 +304,13 @@ def _powers(densities: Mapping[str, Any]) -> list[float]:
     numbers = [base, *powers] if isinstance(powers, Sequence) and not isinstance(powers, str) else [None]
     if not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
         raise ConfigError("densities", dict(densities), "needs a number as base and a list of numbers as powers")
-    return [float(base) ** power for power in powers]
+    try:
+        found = [float(base) ** power for power in powers]
+    except (OverflowError, ZeroDivisionError) as error:
+        raise ConfigError("densities", dict(densities), f"cannot be computed: {error}") from None
+    if any(isinstance(density, complex) for density in found):
+        raise ConfigError("densities", dict(densities), "needs a base above 0")
+    return found
 
 
 def _parse_word(word: str) -> tuple[str, Any]:

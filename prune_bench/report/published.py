@@ -17,8 +17,10 @@ from typing import Any
 import pandas as pd
 
 from prune_bench.config import Recipe
+from prune_bench.errors import PruneBenchError
+from prune_bench.foreign import read_run_values
 from prune_bench.report.comparison import summarise
-from prune_bench.report.results import DATA_PLACES
+from prune_bench.sweep.run_folder import DATA_PLACES
 
 _RECIPE: dict[str, Any] = {
     "epochs": 160, "batch_size": 512, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3, "milestones": [80, 120],
@@ -188,13 +190,10 @@ def recipe_differences(run: Path) -> str:
 
 
 def _experiment(run: Path) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
     try:
-        made: Any = OmegaConf.to_container(OmegaConf.load(run / "experiment.yaml"))
-    except OSError:
+        return read_run_values(run / "experiment.yaml")
+    except PruneBenchError:
         return {}
-    return dict(made)
 
 
 def _train(run: Path) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from prune_bench.errors import PruneBenchError
-from prune_bench.sweep.run_folder import read_cells, run_store
+from prune_bench.sweep.records import RESULT
+from prune_bench.sweep.run_folder import read_cells, read_recipe, run_store
 from prune_bench.sweep.store import Artifact, Store
+from prune_bench.untrusted import printable, read_as
 
 _WHERE = ["setting", "prune_at", "method", "density", "variant", "seed"]
-DATA_PLACES = ("root", "workers")
-"""Options of data sets that say where data lies and who loads it; they change no result."""
 _READERS = 32  # requests to a remote store at a time
 
 
@@ -35,13 +33,22 @@ def read_records(run: str | Path, say: Callable[[str], None] | None = None) -> l
     """
     folder = Path(run).expanduser()
     store, rows = run_store(folder, say), read_cells(folder).rows
-    records = []
-    for entry, artifact in zip(rows, _read_all(store, [entry["key"] for entry in rows])):
-        record = {"status": "failed" if entry.get("reason") else "missing", "reason": entry.get("reason", "")}
-        records.append(
-            {"key": entry["key"], "cell": entry["cell"]} | (record if artifact is None else artifact.record)
-        )
-    return records
+    artifacts = _read_all(store, [row["key"] for row in rows])
+    return [{"key": row["key"], **_record(row, artifact)} for row, artifact in zip(rows, artifacts)]
+
+
+def _record(row: dict[str, Any], artifact: Artifact | None) -> dict[str, Any]:
+    """A cell's record, read as what anybody may have written."""
+    reason = row.get("reason", "")
+    if artifact is not None:
+        try:
+            record: Any = read_as(RESULT, artifact.record)
+            if record["cell"] == row["cell"]:
+                return dict(record) | {"reason": printable(record.get("reason", ""))}
+            reason = "its artifact is another cell's: remove it from the store to have it computed again"
+        except ValueError as error:
+            reason = f"its artifact is no result: {error}"
+    return {"cell": row["cell"], "status": "failed" if reason else "missing", "reason": printable(reason)}
 
 
 def _read_all(store: Store, keys: list[str]) -> list[Artifact | None]:
@@ -104,18 +111,7 @@ def _frame(records: list[dict[str, Any]], run: str, recipe: str) -> pd.DataFrame
 
 def _recipe(folder: Path) -> str:
     """A short mark of how a run's networks are made and trained."""
-    from omegaconf import OmegaConf
-
-    try:
-        made: Any = OmegaConf.to_container(OmegaConf.load(folder / "experiment.yaml"))
-    except OSError:
-        return "recipe unknown"
-    unsaid, data = ("pack", "eval_batch_size"), made.get("data")
-    if isinstance(data, dict):
-        data = {key: value for key, value in data.items() if key not in DATA_PLACES}
-    train = {key: value for key, value in made.get("train", {}).items() if key not in unsaid and value != "float32"}
-    said = json.dumps([made.get("model"), data, train], sort_keys=True)
-    return f"recipe {zlib.crc32(said.encode()):08x}"
+    return read_recipe(folder) or "recipe unknown"
 
 
 def _together(results: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prune_bench.report.comparison import sanity_verdicts, summarise
+from prune_bench.untrusted import markdown_text, printable
 
 _VARIANTS = ("layer_shuffle", "reinit", "invert")
 MARKS = {"pass": "✓", "fail": "✗", "too few seeds": "?"}
@@ -66,7 +67,7 @@ def rich_table(results: pd.DataFrame) -> Table:
         if last not in (None, mark):
             table.add_section()
         last = mark
-        table.add_row(*map(Text, row))  # a name in brackets is no markup
+        table.add_row(*(Text(printable(cell)) for cell in row))  # a name in brackets is no markup
     return table
 
 
@@ -74,7 +75,7 @@ def markdown_table(results: pd.DataFrame) -> str:
     """The comparison as a Markdown table."""
     head, rows = comparison_rows(results)
     lines = [head, ["---" if name in ("method", "setting") else "---:" for name in head]]
-    lines += [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines += [[markdown_text(cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

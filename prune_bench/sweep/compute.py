@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from prune_bench.config import Recipe
 from prune_bench.data import DeviceData, load_data
 from prune_bench.data.protocol import DataSet, TrainingData
+from prune_bench.errors import DataError
 from prune_bench.mask import Mask
 from prune_bench.metrics import mask_metrics
 from prune_bench.models import build_model
@@ -233,6 +234,9 @@ def _data(stages: Sequence[Stage]) -> list[DataSet]:
         said, seed = stage.spec["data"], stage.spec["seed"]
         if seed not in loaded:
             loaded[seed] = load_data(said["name"], {**said["options"], **stage.where}, seed)
+            if loaded[seed].fingerprint != said["fingerprint"]:
+                words = "is not what the sweep was planned with: it has changed, or another copy lies here"
+                raise DataError(f"the data set {said['name']} {words}; run the same command again to plan anew")
     return [loaded[stage.spec["seed"]] for stage in stages]
 
 
