@@ -259,11 +259,12 @@ def drive(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_all_of_a_ray_of_its_own_within_seconds(drive):
+@pytest.mark.parametrize(("number", "send"), [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)])
+def test_ctrl_c_and_sigterm_end_all_of_a_ray_of_its_own_within_seconds(drive, number, send):
     driver, _ = drive()
     family = psutil.Process(driver.pid).children(recursive=True)
-    os.killpg(driver.pid, signal.SIGINT)
-    assert driver.wait(timeout=60) == 130
+    send(driver.pid, number)
+    assert driver.wait(timeout=60) == 128 + number
     assert psutil.wait_procs(family, timeout=10)[1] == []
 
 
