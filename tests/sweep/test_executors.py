@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import prune_bench as pb
+from prune_bench import cores
 from prune_bench.config import Limits, make_experiment
 from prune_bench.errors import ConfigError
 from prune_bench.sweep import compute
@@ -64,6 +65,15 @@ def test_cpu_slots_share_the_cores_by_their_threads(monkeypatch):
     assert devices("devices.accelerator=cpu", "devices.threads=3") == ["cpu"] * 2
     assert devices("devices.accelerator=cpu", "devices.threads=16") == ["cpu"]
     assert devices("devices.accelerator=cpu", "devices.count=3") == ["cpu"] * 3
+
+
+@pytest.mark.parametrize(("quota", "slots", "of_two_threads"), [(2.0, 2, 1), (2.9, 2, 1), (0.5, 1, 1), (16.0, 8, 4)])
+def test_a_container_has_as_many_slots_as_its_quota_of_cores(monkeypatch, quota, slots, of_two_threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
+    monkeypatch.setattr(cores, "core_quota", lambda groups: quota)
+    assert devices("devices.accelerator=cpu") == ["cpu"] * slots
+    assert devices("devices.accelerator=cpu", "devices.threads=2") == ["cpu"] * of_two_threads
+    assert devices("devices.accelerator=cpu", "devices.count=5") == ["cpu"] * 5  # who asks for more has it
 
 
 def test_an_accelerator_that_is_not_there_is_told():

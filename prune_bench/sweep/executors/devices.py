@@ -11,6 +11,7 @@ from types import ModuleType
 
 from prune_bench.config import Experiment
 from prune_bench.config_checks import check_precision
+from prune_bench.cores import usable_cores
 from prune_bench.errors import ConfigError
 
 _NVIDIA = (
@@ -116,8 +117,7 @@ def _places(device: str, experiment: Experiment) -> list[str]:
     """What there is to use, a name each; of CPU processes as many as are asked for."""
     count = experiment.devices.count
     if device == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return ["cpu"] * (count or max(1, cores // experiment.devices.threads))
+        return ["cpu"] * (count or max(1, int(usable_cores() // experiment.devices.threads)))
     there = [f"cuda:{index}" for index in range(_gpus())] if device == "cuda" else [device]
     if count is not None and count > len(there):
         raise ConfigError("devices.count", count, f"is more than the {len(there)} there are")
