@@ -245,7 +245,7 @@ class _Run:
 
     def _bury(self, job: _Running, death: BrokenExecutor) -> None:
         """A worker died: its pack is tried again, in the end each lane by itself, so that one costs no other."""
-        self._health.died(job.pack, getattr(death, "place", None) or self._places[job.slot], death)
+        self._health.died(job.pack, self._places[job.slot], death)
         if time.monotonic() > job.deadline:
             words = f"it hung: stopped long after limits.stage_seconds={self._limits.stage_seconds:g}"
         elif self._health.lives(job.pack) > 0:
