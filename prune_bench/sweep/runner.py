@@ -12,7 +12,7 @@ from prune_bench.config import Limits, Replay
 from prune_bench.sweep.claims import Claims
 from prune_bench.sweep.executors import Executor, Job, Outcome
 from prune_bench.sweep.failures import Failure, failures_of, read_failure, write_failure
-from prune_bench.sweep.graph import remaining_cost, users_of
+from prune_bench.sweep.graph import dependants, remaining_cost, users_of
 from prune_bench.sweep.health import Health, failure_words
 from prune_bench.sweep.packs import OpenPack, Pack, open_packs
 from prune_bench.sweep.stages import Stage
@@ -110,12 +110,12 @@ class _Run:
         for key, failure in failures_of(self._store, self._todo).items():
             self._fail(key, failure)
         while self._ready or self._held or self._alone or self._running:
+            if self._health.retired and not self._free and not self._running:
+                raise self._health.all_gone()
             self._hand_out()
             self._watch(self._progress, None)
             for future in self._finished():
                 self._settle(self._running.pop(future), future)
-            if self._health.retired and not self._free and not self._running:
-                raise self._health.all_gone()
         return self._progress
 
     def _offer(self, pack: int) -> None:
@@ -286,15 +286,10 @@ class _Run:
         if record:
             write_failure(self._store, key, label, failure)
         self._progress.failed[key] = failure.reason
-        lost, stack = [key], list(self._users[key])
-        while stack:
-            user = stack.pop()
-            if user not in self._progress.failed:
-                words = f"needs {self._todo[key].kind} {label!r}, which failed: {failure.reason}"
-                self._progress.failed[user] = words
-                lost.append(user)
-                stack.extend(self._users[user])
-        for gone in lost:
+        lost = dependants(key, self._users) - self._progress.failed.keys()
+        words = f"needs {self._todo[key].kind} {label!r}, which failed: {failure.reason}"
+        self._progress.failed |= dict.fromkeys(lost, words)
+        for gone in (key, *lost):
             self._release(gone)
         self._watch(self._progress, None)
 

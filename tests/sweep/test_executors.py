@@ -1,5 +1,6 @@
 """Executors: which devices slots have, and jobs that take too long, too much memory, or their worker with them."""
 
+import contextlib
 import os
 import time
 from concurrent.futures import BrokenExecutor
@@ -120,6 +121,20 @@ def test_a_stage_that_overruns_its_limit_fails_and_the_others_go_on(tmp_path, mo
     assert set(frame[frame.method == "snip"].status) == {"failed"}
     assert set(frame[frame.method == "magnitude"].status) == {"done"}
     assert "limits.stage_seconds" in words
+
+
+def test_a_limit_holds_for_whoever_catches_every_exception_to_try_something_else(tmp_path, monkeypatch):
+    def stubborn(*_):
+        for _ in range(3):
+            with contextlib.suppress(Exception):
+                time.sleep(0.5)
+        return []
+
+    monkeypatch.setattr(compute, "compute", stubborn)
+    begun = time.monotonic()
+    (failure,) = run_job(job(tmp_path, stage_seconds=0.1)).failed.values()
+    assert failure.reason.startswith("TimeoutError: it took longer than limits.stage_seconds allows (0.1 s")
+    assert time.monotonic() - begun < 1
 
 
 def test_full_memory_is_marked_as_such_and_has_a_traceback_and_a_log(tmp_path, monkeypatch):

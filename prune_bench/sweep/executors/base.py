@@ -191,6 +191,10 @@ def _let_go_of_memory() -> None:
             torch.cuda.empty_cache()
 
 
+class _Overrun(BaseException):
+    """The time is over. Whoever catches ``Exception``, to try something else, does not catch this."""
+
+
 @contextlib.contextmanager
 def _at_most(seconds: float | None) -> Iterator[None]:
     """Raises ``TimeoutError`` in what takes longer; what hangs outside of Python is left to :meth:`Executor.kill`."""
@@ -200,12 +204,15 @@ def _at_most(seconds: float | None) -> Iterator[None]:
         return
 
     def overrun(*_: Any) -> None:
-        raise TimeoutError(f"it took longer than limits.stage_seconds allows ({seconds:g} s in all)")
+        raise _Overrun
 
     before = signal.signal(signal.SIGALRM, overrun)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
+    except _Overrun as error:
+        words = f"it took longer than limits.stage_seconds allows ({seconds:g} s in all)"
+        raise TimeoutError(words) from error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

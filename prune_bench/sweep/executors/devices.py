@@ -64,19 +64,23 @@ def cuda_trouble() -> str | None:
     ``CUDA_VISIBLE_DEVICES`` says that none is wanted."""
     import torch
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    unwanted = visible is not None and visible.split(",")[0].strip().lower() in _NONE
-    if unwanted or torch.cuda.is_available() or not _nvidia_is_there():
+    if gpus_are_hidden() or torch.cuda.is_available() or not _nvidia_is_there():
         return None
     try:
         torch.cuda.init()
         reason = "torch.cuda.is_available() is False"
     except (RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())
-    return f"{reason.rstrip('.')}. {_mend(reason, visible)}"
+    return f"{reason.rstrip('.')}. {_mend()}"
 
 
-def _mend(reason: str, visible: str | None) -> str:
+def gpus_are_hidden() -> bool:
+    """Whether ``CUDA_VISIBLE_DEVICES`` says that no GPU is wanted."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible is not None and visible.split(",")[0].strip().lower() in _NONE
+
+
+def _mend() -> str:
     import torch
 
     if torch.version.cuda is None:
@@ -84,7 +88,7 @@ def _mend(reason: str, visible: str | None) -> str:
         return (
             f"This torch is built without CUDA: install one for the driver (nvidia-smi shows its CUDA), e.g. {wheel}"
         )
-    if visible is not None:
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return f"CUDA_VISIBLE_DEVICES={visible!r} may name GPUs that are not there, or one twice: mend or unset it"
     return (
         f"torch {torch.__version__} is built for CUDA {torch.version.cuda}: if nvidia-smi shows a lower version, "
