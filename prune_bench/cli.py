@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
+import os
 import re
 import signal
 import sys
@@ -13,9 +15,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from prune_bench.errors import ConfigError, PruneBenchError
 from prune_bench.stopping import stop_signal, stopping_tidily
+from prune_bench.untrusted import printable, say, without_user
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,21 +32,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 if all is well, 1 if some cells failed, 2 if the request was wrong and nothing was run, 130 after Ctrl-C,
         128 + n after signal n (:mod:`prune_bench.stopping`).
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # no name may be too odd to be printed
     console = Console(width=None if sys.stdout.isatty() else 140)
     args = _parse(arguments)
     with stopping_tidily():
         try:
-            return int(args.command(args, console) or 0)
-        except PruneBenchError as error:
-            print(f"prune-bench: {error}", file=sys.stderr)
-            return 2
+            code = int(args.command(args, console) or 0)
+            sys.stdout.flush()
+            return code
         except KeyboardInterrupt:
             return _say_stopped()
-        except OSError:
+        except (PruneBenchError, OSError) as error:
             # A closed terminal fails the clean-up's last words too.
-            if stop_signal() is None:
-                raise
-            return _say_stopped()
+            return _say_error(error) if stop_signal() is None else _say_stopped()
+
+
+def _say_error(error: Exception) -> int:
+    """Says what is wrong in one line; returns the exit status."""
+    if isinstance(error, BrokenPipeError):
+        # Whoever reads, as in `| head`, has enough; what Python flushes at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    print(f"prune-bench: {printable(without_user(str(error)))}", file=sys.stderr)
+    return 2
 
 
 def _say_stopped() -> int:
@@ -121,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     made["status"].add_argument("--json", action="store_true", help="as data")
     made["sync"].add_argument("--all", action="store_true", help="send every cell again, whatever was sent before")
     made["clean"].add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
+    made["clean"].add_argument("--yes", action="store_true", help="remove results that no run names, without asking")
     made["export"].add_argument("archive", help="the zip file to write")
     for name, text in (("methods", "pruning methods"), ("models", "networks"), ("datasets", "data sets")):
         command = commands.add_parser(name, help=f"list the {text} with options, defaults and sources")
@@ -137,7 +151,7 @@ def _sweep(args: argparse.Namespace, console: Console) -> int:
     words = [*args.overrides, *(f"{key}={value}" for key, value in flags.items() if value)]
     experiment = load_experiment(args.experiment, words)
     if not args.fast and not args.dry_run:
-        results = find_finished(experiment, lambda words: console.print(words, style="yellow"))
+        results = find_finished(experiment, lambda words: say(console, words, "yellow"))
         if results is not None:
             close_sweep(experiment, results, list(results.key), Mirror(experiment.wandb, experiment.folder), console)
             show_page(experiment.folder, results, console)
@@ -205,7 +219,7 @@ def _wandb_sweep(args: argparse.Namespace, console: Console) -> None:
         # As it is: "${env}" is the agent's to fill in.
         print(OmegaConf.to_yaml(OmegaConf.create(config)), end="")
     else:
-        console.print(f"start agents, one a GPU, where the file is: {register(config)}", soft_wrap=True)
+        say(console, f"start agents, one a GPU, where the file is: {register(config)}")
 
 
 def _choices(file: str, words: Sequence[str]) -> tuple[Any, list[str], list[str]]:
@@ -235,7 +249,7 @@ def _report(args: argparse.Namespace, console: Console) -> int:
     from prune_bench.report.build import make_report, write_page, write_paper
     from prune_bench.wandb_pages import publish
 
-    report, folder = make_report(args.run), Path(args.output or args.run[0])
+    report, folder = make_report([_path(run) for run in args.run]), _path(args.output or args.run[0])
     console.print(rich_table(report.results))
     console.print(CAPTION, style="dim", highlight=False)
     try:
@@ -243,17 +257,22 @@ def _report(args: argparse.Namespace, console: Console) -> int:
     except OSError as error:
         raise PruneBenchError(f"{folder} cannot be written: {error}; name another folder with --output") from None
     for path in written:
-        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
-    return publish(report, [Path(run) for run in args.run], args.wandb, console) if args.wandb else 0
+        say(console, f"wrote {path}")
+    return publish(report, [_path(run) for run in args.run], args.wandb, console) if args.wandb else 0
+
+
+def _path(word: str) -> Path:
+    """A path of the command line; shells leave a ``~`` behind an equals sign as it is."""
+    return Path(word).expanduser()
 
 
 def _compare(args: argparse.Namespace, console: Console) -> None:
     from prune_bench.report.compare import compare_run, markdown_comparison, show_comparison
 
     if args.format == "table":
-        show_comparison(Path(args.run), console)
+        show_comparison(_path(args.run), console)
         return
-    table = compare_run(Path(args.run))[0]
+    table = compare_run(_path(args.run))[0]
     make: dict[str, Any] = {
         "csv": lambda: table.to_csv(index=False).rstrip(),
         "json": lambda: table.to_json(orient="records", indent=1),
@@ -265,33 +284,42 @@ def _compare(args: argparse.Namespace, console: Console) -> None:
 def _status(args: argparse.Namespace, console: Console) -> int:
     from prune_bench.sweep.status import show_status
 
-    return show_status(Path(args.run), console, as_json=args.json, watch=args.watch)
+    return show_status(_path(args.run), console, as_json=args.json, watch=args.watch)
 
 
 def _clean(args: argparse.Namespace, console: Console) -> None:
-    from prune_bench.sweep.housekeeping import clean
+    from prune_bench.sweep.housekeeping import Swept, clean
     from prune_bench.sweep.sweep import stage_keys
 
-    folder = Path(args.run)
+    def confirm(swept: Swept) -> bool:
+        if args.yes or not sys.stdin.isatty():
+            return bool(args.yes)
+        say(console, f"{swept.words()} would be removed, {len(swept.computed)} results and tickets among them")
+        return input("They are of no run that is known here. Remove them? [y/N] ").strip().lower() in ("y", "yes")
+
+    folder = _path(args.run)
     needed, unfinished = stage_keys(folder)
-    swept = clean(folder, needed, unfinished, dry_run=args.dry_run)
-    word = "would be removed" if args.dry_run else "removed"
-    console.print(f"{len(swept.names)} files of {swept.size / 1e6:,.1f} MB {word}", highlight=False)
+    swept = clean(folder, needed, unfinished, dry_run=args.dry_run, confirm=confirm)
+    say(console, f"{swept.words()} {'would be removed' if args.dry_run else 'removed'}")
+    if swept.computed and args.dry_run:
+        say(console, f"{len(swept.computed)} results and tickets that no run names are among them", "yellow")
+    if swept.kept_for:
+        say(console, f"searches and trainings stay: {swept.kept_for} cells of other experiments have no result yet")
 
 
 def _export(args: argparse.Namespace, console: Console) -> None:
     from prune_bench.sweep.housekeeping import export_run
     from prune_bench.sweep.sweep import stage_keys
 
-    count = export_run(Path(args.run), Path(args.archive), stage_keys(Path(args.run))[0])
-    console.print(f"{count} artifacts of {args.run} are in {args.archive}", highlight=False)
+    count = export_run(_path(args.run), _path(args.archive), stage_keys(_path(args.run))[0])
+    say(console, f"{count} artifacts of {args.run} are in {args.archive}")
 
 
 def _import(args: argparse.Namespace, console: Console) -> None:
     from prune_bench.sweep.housekeeping import import_run
 
-    new, cells = import_run(Path(args.archive), Path(args.run))
-    console.print(f"{new} artifacts are new; {args.run} has {cells} cells now", highlight=False)
+    new, cells = import_run(_path(args.archive), _path(args.run))
+    say(console, f"{new} artifacts are new; {args.run} has {cells} cells now")
 
 
 def _sync(args: argparse.Namespace, console: Console) -> int:
@@ -299,7 +327,7 @@ def _sync(args: argparse.Namespace, console: Console) -> int:
     from prune_bench.sweep.sweep import cell_runs
     from prune_bench.wandb_pages import send
 
-    folder = Path(args.run)
+    folder = _path(args.run)
     settings = load_experiment(folder / "experiment.yaml").wandb
     return send(cell_runs(folder), settings, folder, console, again=args.all)
 
@@ -308,10 +336,11 @@ def _list(args: argparse.Namespace, console: Console) -> None:
     from prune_bench.catalogue import catalogue
 
     for entry in catalogue()[args.what]:
-        console.print(f"[bold]{entry.name}[/bold]  {entry.summary}  [dim]({entry.source})[/dim]", highlight=False)
+        say(console, f"{entry.name}  {entry.summary}  ({entry.source})", "bold", wrap=True)
         table = Table(box=None, padding=(0, 2), show_header=False)
         for row in entry.options:
-            table.add_row("", row["name"], row["type"], f"default {row['default']}", row["meaning"], style="dim")
+            words = ("", row["name"], row["type"], f"default {row['default']}", row["meaning"])
+            table.add_row(*(Text(printable(word)) for word in words), style="dim")
         if table.rows:
             console.print(table)
 

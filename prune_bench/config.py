@@ -6,10 +6,13 @@ checked when an experiment is expanded (:mod:`prune_bench.sweep.cells`).
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from fractions import Fraction as Ratio
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from prune_bench.config_checks import check_experiment
 from prune_bench.errors import ConfigError
+from prune_bench.foreign import read_run_values
 from prune_bench.options import (
     AboveZero,
     BelowOne,
@@ -27,7 +31,11 @@ from prune_bench.options import (
     ZeroOrMore,
     read_options,
 )
+from prune_bench.places import expanded
+from prune_bench.untrusted import without_user
 
+log = logging.getLogger(__name__)
+_HERE_ONLY = ("output", "store", "wandb", "devices", "executor")
 Variant = Literal["original", "layer_shuffle", "reinit", "invert"]
 PruneAt = Literal["init", "rewind"]
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -132,7 +140,7 @@ class Experiment:
     name: str
     """What the experiment is called; W&B groups its runs by it."""
     output: str = ""
-    """Folder of the run; `runs/<name>` if empty."""
+    """Folder of the run; `runs/<name>` if empty. A leading `~` is the user's home."""
     store: str = ""
     """Where artifacts go: a folder or an fsspec URL that all workers see; `<output>/store` if empty."""
     model: Choice = field(default_factory=lambda: Choice(name="resnet8", options={"width": 8}))
@@ -163,25 +171,29 @@ class Experiment:
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        return Path(self.output or f"runs/{self.name}")
+        return Path(expanded(self.output or f"runs/{self.name}"))
 
     @property
     def store_location(self) -> str:
         """Where artifacts go."""
-        return self.store or str(self.folder / "store")
+        return expanded(self.store) if self.store else str(self.folder / "store")
 
 
 def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Reads an experiment file and lays ``key=value`` words over it.
 
+    The file of a run's folder may have come from elsewhere: nothing in it is resolved.
+
     Raises:
         ConfigError: The file is missing or no YAML mapping, a word is no ``key=value``, or the result is no
             experiment.
     """
-    path = Path(file)
+    path = Path(file).expanduser()
     if not path.is_file():
         near = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise ConfigError("experiment", str(file), "is not a file", allowed=near)
+    if path.with_name("cells.json").is_file():
+        return make_experiment(read_run_values(path), overrides)
     try:
         tree = OmegaConf.load(path)
         values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
@@ -193,13 +205,23 @@ def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experime
     return make_experiment({str(key): value for key, value in values.items()}, overrides)
 
 
+def portable_values(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as plain values, without what belongs to one machine or person: folders, devices, W&B."""
+    values = {key: value for key, value in experiment_values(experiment).items() if key not in _HERE_ONLY}
+    values["data"] = {key: value for key, value in values["data"].items() if key not in ("root", "workers")}
+    return values
+
+
 def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:
     """An :class:`Experiment` from plain values and ``key=value`` words.
 
     Raises:
         ConfigError: Something in it is not as the schema says.
     """
-    tree = OmegaConf.create(_spelled_out({"model": "resnet8", "data": "digits", **values}))
+    try:
+        tree = OmegaConf.create(_spelled_out({"model": "resnet8", "data": "digits", **_plain(values)}))
+    except OmegaConfBaseException as error:
+        raise ConfigError(error.full_key or "experiment", None, f"cannot be used: {error.msg}") from None
     for word in overrides:
         key, value = _parse_word(word)
         try:
@@ -208,9 +230,16 @@ def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) ->
             raise
         except (OmegaConfBaseException, TypeError, ValueError) as error:
             raise ConfigError(key, value, f"cannot be set: {error}") from None
-    plain: Any = OmegaConf.to_container(tree, resolve=True)
+    try:
+        plain: Any = OmegaConf.to_container(tree, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError("override", list(overrides), f"cannot be filled in: {error}") from None
     if isinstance(devices := plain.get("devices"), dict) and isinstance(replay := devices.get("replay"), bool):
         devices["replay"] = "on" if replay else "off"  # bare words that YAML reads as true and false
+    for key in ("store", "output"):
+        if isinstance(plain.get(key), str) and (bare := without_user(plain[key])) != plain[key]:
+            log.warning("%s: user name and password are left out of %s: give them by the environment", key, bare)
+            plain[key] = bare
     for key in ("model", "data"):
         if isinstance(choice := plain[key], dict):
             plain[key] = {"options": {k: v for k, v in choice.items() if k != "name"}}
@@ -233,6 +262,19 @@ def save_experiment(experiment: Experiment, path: Path) -> None:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     OmegaConf.save(OmegaConf.create(experiment_values(experiment)), aside)
     aside.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy and torch, fractions, decimals, tuples and paths as YAML would give them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, (Ratio, Decimal)):
+        return float(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def _spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,7 +304,13 @@ def _powers(densities: Mapping[str, Any]) -> list[float]:
     numbers = [base, *powers] if isinstance(powers, Sequence) and not isinstance(powers, str) else [None]
     if not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
         raise ConfigError("densities", dict(densities), "needs a number as base and a list of numbers as powers")
-    return [float(base) ** power for power in powers]
+    try:
+        found = [float(base) ** power for power in powers]
+    except (OverflowError, ZeroDivisionError) as error:
+        raise ConfigError("densities", dict(densities), f"cannot be computed: {error}") from None
+    if any(isinstance(density, complex) for density in found):
+        raise ConfigError("densities", dict(densities), "needs a base above 0")
+    return found
 
 
 def _parse_word(word: str) -> tuple[str, Any]:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from prune_bench.errors import ConfigError
+from prune_bench.places import expanded
+from prune_bench.untrusted import is_plain
 
 if TYPE_CHECKING:
     from prune_bench.config import Experiment
+
+_NAME = 255
+
+
+_NOT_IN_PROJECTS = "/\\#?%:"
+_LONGEST_PROJECT = 128
 
 
 def check_experiment(experiment: Experiment) -> None:
@@ -37,10 +47,43 @@ def check_experiment(experiment: Experiment) -> None:
             "training: use prune_at: [init], or leave reinit out", allowed=("original", "layer_shuffle", "invert"),
         )  # fmt: skip
     _check_devices(experiment)
-    if not re.fullmatch(r"[\w.-]+", experiment.name):
+    _check_places(experiment)
+    _check_words(experiment)
+
+
+def _check_words(experiment: Experiment) -> None:
+    """What becomes a name in folders, tables and W&B must be one there."""
+    if not re.fullmatch(r"(?!\.+$)[\w.-]+", experiment.name):
         raise ConfigError(
-            "name", experiment.name, "may hold letters, digits, '.', '_' and '-' only: it names a folder"
-        )
+            "name", experiment.name,
+            "may hold letters, digits, '.', '_' and '-' only, and not dots alone: it names a folder",
+        )  # fmt: skip
+    for key, value in _strings(asdict(experiment), ""):
+        if not is_plain(value):
+            raise ConfigError(
+                key, value, "holds a control character or half a letter, which no file or table can show"
+            )
+    if any(len(os.fsencode(part)) > _NAME for part in experiment.folder.parts):
+        raise ConfigError("output", str(experiment.folder), f"is too long: no folder's name has over {_NAME} bytes")
+    if "" in experiment.methods:
+        raise ConfigError("methods", "", "is no name for a method")
+    if experiment.wandb.mode != "disabled":
+        check_wandb_name("wandb.project", experiment.wandb.project)
+        if experiment.wandb.entity is not None:
+            check_wandb_name("wandb.entity", experiment.wandb.entity)
+
+
+def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Every string, and every name of an option, with where it stands."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield key or str(name), str(name)
+            yield from _strings(part, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _strings(part, key)
 
 
 def check_precision(experiment: Experiment, without: Callable[[], list[str]]) -> None:
@@ -61,6 +104,32 @@ def check_precision(experiment: Experiment, without: Callable[[], list[str]]) ->
             f"is slower than float32 on {', '.join(lacking)}, which has no bfloat16 (compute capability below 8.0)"
         )
         raise ConfigError(asking[0], "bfloat16", f"{words}: take float32, or hide it with CUDA_VISIBLE_DEVICES")
+
+
+def _check_places(experiment: Experiment) -> None:
+    places = {
+        "output": experiment.output,
+        "store": experiment.store,
+        "data.root": experiment.data.options.get("root"),
+    }
+    for key, place in places.items():
+        try:
+            expanded(str(place or ""))
+        except RuntimeError as error:
+            raise ConfigError(key, place, f"cannot be found: {error}; write the path out") from None
+
+
+def check_wandb_name(key: str, name: str) -> None:
+    """Raises what W&B would not take as the name of a project or an entity: runs would never arrive.
+
+    Raises:
+        ConfigError: It is empty or too long, or has a character that is not allowed.
+    """
+    if odd := sorted(set(name) & set(_NOT_IN_PROJECTS)):
+        said = f"has {' '.join(odd)}, and W&B allows none of {' '.join(_NOT_IN_PROJECTS)} there: leave it out"
+        raise ConfigError(key, name, said)
+    if not name.strip() or len(name) > _LONGEST_PROJECT:
+        raise ConfigError(key, name, f"must have 1 to {_LONGEST_PROJECT} characters for W&B")
 
 
 def _check_devices(experiment: Experiment) -> None:

@@ -6,6 +6,7 @@ Names are relative, with ``/`` between folders. What is written appears whole or
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,14 @@ from typing import Any, Protocol
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+from prune_bench.errors import ConfigError
+from prune_bench.places import is_url
+from prune_bench.untrusted import without_user
+
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
+"""What a file system answers that cannot sync at all; a disk that is full or broken answers something else."""
+_probed: set[str] = set()
 
 
 class Files(Protocol):
@@ -69,15 +78,43 @@ def open_files(location: str | Path) -> Files:
     """The files at a path or an fsspec URL.
 
     Raises:
-        ValueError: No such kind of URL is known, or what opens it is not installed.
+        ConfigError: No such kind of URL is known, what opens it is not installed, or it makes a file twice that must
+            be new, so that claims would exclude nobody.
     """
-    if isinstance(location, Path) or "://" not in location:
-        return LocalFiles(Path(location))
+    if isinstance(location, Path) or not is_url(location):
+        return LocalFiles(Path(location).expanduser())
+    clean = without_user(location)
     try:
         system, path = fsspec.core.url_to_fs(location)
-    except ImportError as error:
-        raise ValueError(f"{location}: {error}") from None
-    return LocalFiles(Path(path)) if isinstance(system, LocalFileSystem) else RemoteFiles(system, path, location)
+    except Exception as error:  # file systems raise what they like
+        raise ConfigError("store", clean, f"cannot be opened: {without_user(str(error))}") from None
+    if isinstance(system, LocalFileSystem):
+        return LocalFiles(Path(path))
+    files = RemoteFiles(system, path, clean)
+    if location not in _probed:
+        _probe(files)
+        _probed.add(location)
+    return files
+
+
+def _probe(files: RemoteFiles) -> None:
+    """Makes a file twice that must be new; a store that cannot be written is one that is only read."""
+    name = f".probe.{uuid.uuid4().hex}"
+    taken: list[object] = []
+    try:
+        taken = [files.create(name, b"") for _ in range(2)]
+    except OSError:
+        return
+    except Exception as error:  # an argument it does not know
+        taken = [type(error).__name__]
+    finally:
+        with contextlib.suppress(Exception):
+            files.remove(name)
+    if taken != [True, False]:
+        raise ConfigError(
+            "store", files.location, "makes a file twice that must be new, so that two sweeps would not see each "
+            f"other ({taken}): it takes conditional writes, and fsspec 2024.12 or newer (here {fsspec.__version__})",
+        )  # fmt: skip
 
 
 class LocalFiles:
@@ -90,20 +127,20 @@ class LocalFiles:
     def read(self, name: str) -> bytes:
         """See :class:`Files`."""
         try:
-            return (self.folder / name).read_bytes()
+            return self._path(name).read_bytes()
         except NotADirectoryError as error:  # the folder is below a plain file
             raise FileNotFoundError(*error.args) from None
 
     def write(self, name: str, data: bytes) -> None:
         """See :class:`Files`; written aside, synced to the disk, renamed."""
-        path = self.folder / name
+        path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         try:
             with open(aside, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                _sync(file.fileno())
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
@@ -111,45 +148,54 @@ class LocalFiles:
 
     def create(self, name: str, data: bytes) -> bool:
         """See :class:`Files`; opening a file that must be new is atomic, on network file systems too."""
-        path = self.folder / name
+        path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(path, "xb") as file:
+            with open(path, "xb") as file, _or_removed(path):
                 file.write(data)
+                file.flush()
         except FileExistsError:
             return False
         return True
 
     def touch(self, name: str) -> None:
         """See :class:`Files`."""
-        os.utime(self.folder / name)
+        os.utime(self._path(name))
 
     def age(self, name: str) -> float:
         """See :class:`Files`; a file made now tells the file server's time, which may not be this machine's."""
         clock = self.folder / self._clock
         try:
             clock.touch()
-            return clock.stat().st_mtime - (self.folder / name).stat().st_mtime
+            return clock.stat().st_mtime - self._path(name).stat().st_mtime
         finally:
             clock.unlink(missing_ok=True)
 
     def exists(self, name: str) -> bool:
         """See :class:`Files`."""
-        return (self.folder / name).exists()
+        return self._path(name).exists()
 
     def size(self, name: str) -> int:
         """See :class:`Files`."""
-        return (self.folder / name).stat().st_size
+        return self._path(name).stat().st_size
 
     def remove(self, name: str) -> None:
         """See :class:`Files`."""
-        (self.folder / name).unlink(missing_ok=True)
+        self._path(name).unlink(missing_ok=True)
 
     def names(self, folder: str = "") -> Iterator[str]:
         """See :class:`Files`."""
-        for path in sorted((self.folder / folder).rglob("*")):
-            if path.is_file() and not path.name.startswith("."):
+        found = []
+        for where, _, files in os.walk(self.folder / folder):  # gives nothing for what is not there
+            found += [Path(where, name) for name in files if not name.startswith(".")]
+        for path in sorted(found):
+            if path.is_file():
                 yield path.relative_to(self.folder).as_posix()
+
+    def _path(self, name: str) -> Path:
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise ValueError(f"{name!r} lies outside of {self.location}")
+        return self.folder / name
 
 
 class RemoteFiles:
@@ -185,8 +231,10 @@ class RemoteFiles:
         return True
 
     def touch(self, name: str) -> None:
-        """See :class:`Files`; written again, because object stores have no other way."""
-        self.write(name, self.read(name))
+        """See :class:`Files`; a file beside is written: to write this one again could undo its removal."""
+        if not self.exists(name):
+            raise FileNotFoundError(name)
+        self.write(_beat(name), b"")
 
     def age(self, name: str) -> float:
         """See :class:`Files`."""
@@ -194,6 +242,8 @@ class RemoteFiles:
         self.write(clock, b"now")
         try:
             now, then = (self._system.modified(self._path(n)) for n in (clock, name))
+            with contextlib.suppress(FileNotFoundError):
+                then = max(then, self._system.modified(self._path(_beat(name))))
         finally:
             self.remove(clock)
         return float((now - then).total_seconds())
@@ -209,8 +259,9 @@ class RemoteFiles:
 
     def remove(self, name: str) -> None:
         """See :class:`Files`."""
-        with contextlib.suppress(FileNotFoundError):
-            self._system.rm_file(self._path(name))
+        for one in (name, _beat(name)):
+            with contextlib.suppress(FileNotFoundError):
+                self._system.rm_file(self._path(one))
 
     def names(self, folder: str = "") -> Iterator[str]:
         """See :class:`Files`."""
@@ -228,9 +279,32 @@ class RemoteFiles:
         self._system.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
 
 
+def _beat(name: str) -> str:
+    folder, _, last = name.rpartition("/")
+    return f"{folder}/.{last}.beat".lstrip("/")
+
+
+@contextlib.contextmanager
+def _or_removed(path: Path) -> Iterator[None]:
+    """What could not be written whole is not left there in part."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)

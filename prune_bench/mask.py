@@ -18,7 +18,11 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import prune as torch_prune
 
+from prune_bench.hold import Hold
+from prune_bench.parametrised import check_plain, weight_identity
 from prune_bench.randomness import generator
+from prune_bench.torch_prune import check_torch_prune, warn_of_uncalled
+from prune_bench.wrappers import unwrapped
 
 Scores = Mapping[str, Tensor]
 """One tensor a prunable weight, of the weight's shape: a higher score is kept longer."""
@@ -32,7 +36,7 @@ def prunable_modules(network: nn.Module) -> dict[str, nn.Module]:
     """
     found: dict[str, nn.Module] = {}
     seen: set[int] = set()
-    for name, module in network.named_modules():
+    for name, module in unwrapped(network).named_modules():
         if isinstance(module, (_ConvNd, nn.Linear)) and _identity(module) not in seen:
             seen.add(_identity(module))
             found[f"{name}.weight".lstrip(".")] = module
@@ -43,9 +47,15 @@ def prunable_weights(network: nn.Module) -> dict[str, Tensor]:
     """The weights of :func:`prunable_modules`, by name.
 
     Raises:
-        ValueError: The network has none, or has lazy layers that have not seen a batch.
+        ValueError: The network has none, has lazy layers that have not seen a batch, or computes a weight from other
+            tensors (a parametrisation, weight or spectral normalisation, ``torch.nn.utils.prune``).
     """
-    weights = {name: cast("Tensor", module.weight) for name, module in prunable_modules(network).items()}
+    modules = prunable_modules(network)
+    for name, module in modules.items():
+        check_plain(name, module)
+    weights = {name: cast("Tensor", module.weight) for name, module in modules.items()}
+    if not weights and isinstance(network, torch.jit.ScriptModule):
+        raise ValueError("a scripted or traced network's layers cannot be seen: give the module it was made from")
     if not weights:
         raise ValueError(
             f"{type(network).__name__} has no convolution and no linear layer: nothing in it is prunable"
@@ -104,6 +114,7 @@ class Mask(Mapping[str, Tensor]):
             ValueError: The file is no mask, or is damaged.
         """
         try:
+            path = Path(path).expanduser()
             return cls({name: keep.bool() for name, keep in _module_order(load_file(path), path).items()})
         except SafetensorError as error:
             raise ValueError(f"{path} is not a mask that can be read: {error}") from None
@@ -112,7 +123,8 @@ class Mask(Mapping[str, Tensor]):
         """Writes the mask as safetensors: bool tensors under their own names."""
         order = "\n".join(self._layers)
         layers = {name: keep.contiguous().cpu() for name, keep in self._layers.items()}
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(path).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(layers, path, metadata={"order": order})
 
     @property
@@ -142,7 +154,9 @@ class Mask(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def apply_(self, network: nn.Module) -> None:
-        """Sets the pruned weights of ``network`` to exactly 0.0, in place.
+        """Sets the pruned weights of ``network`` to exactly 0.0, in place, once.
+
+        It does not last: the next step of an optimiser moves them again. To train, use :meth:`hold_`.
 
         Raises:
             ValueError: The mask is of another network.
@@ -151,6 +165,42 @@ class Mask(Mapping[str, Tensor]):
         self._check_fits(weights)
         for name, keep in self._layers.items():
             weights[name].masked_fill_(~keep.to(weights[name].device), 0.0)
+
+    def hold_(self, network: nn.Module) -> Hold:
+        """Sets the pruned weights of ``network`` to exactly 0.0 and keeps them so while it is trained.
+
+        Every optimiser of ``torch.optim`` and its subclasses, gradient clipping and scaling, DataParallel and
+        DistributedDataParallel see a network whose pruned weights have no gradient. Parameters, their names and the
+        ``state_dict`` stay as they are. Deep copies and pickled networks are held too. A former hold is replaced.
+
+        Args:
+            network: The network the mask is of, or a wrapper of it.
+
+        Returns:
+            The hold; its ``release()`` ends it. :meth:`held_by` finds that of a copy.
+
+        Raises:
+            ValueError: The mask is of another network, a weight is no parameter (``torch.nn.utils.prune`` or a
+                parametrisation is on it), or a part of the network is held by itself.
+
+        Example:
+            >>> hold = mask.hold_(network)
+            >>> train(network)  # with any loop
+            >>> hold.release()
+        """
+        network = unwrapped(network)
+        weights = prunable_weights(network)
+        self._check_fits(weights)
+        if (before := Hold.of(network)) is not None:
+            before.release()
+        hold = Hold({name: ~keep.to(weights[name].device) for name, keep in self._layers.items()})
+        hold.begin(network)
+        return hold
+
+    @staticmethod
+    def held_by(network: nn.Module) -> Hold | None:
+        """The hold of a mask on ``network``, or None; a copy of a held network has its own."""
+        return Hold.of(unwrapped(network))
 
     def shuffle_layers(self, seed: int) -> Mask:
         """The mask with its positions permuted inside each layer: layer counts stay (2009.08576, 2009.11094)."""
@@ -164,19 +214,25 @@ class Mask(Mapping[str, Tensor]):
     def to_torch_prune(self, network: nn.Module) -> nn.Module:
         """Puts the mask on ``network`` as ``torch.nn.utils.prune`` does (``weight_orig`` and ``weight_mask``).
 
+        torch makes the masked weight anew when a layer is called. It cannot be used where a weight is read and its
+        layer is not called, as attention and transformers do: use :meth:`hold_` there. A layer that turns out not to
+        be called is warned of in the first forward pass.
+
         Returns:
             The same network, changed in place.
 
         Raises:
-            ValueError: The mask is of another network.
+            ValueError: The mask is of another network, is held on it, or the network has an attention layer of torch.
         """
         weights = prunable_weights(network)
         self._check_fits(weights)
+        check_torch_prune(network)
         # Every layer of a shared weight is pruned, not the first alone: the others would go on with the whole weight.
         names = {_identity(module): name for name, module in prunable_modules(network).items()}
         for module in [m for m in network.modules() if isinstance(m, (_ConvNd, nn.Linear))]:
             name = names[_identity(module)]
             torch_prune.custom_from_mask(module, "weight", self._layers[name].to(weights[name].device))
+        warn_of_uncalled(network)
         return network
 
     @classmethod
@@ -225,8 +281,8 @@ class Mask(Mapping[str, Tensor]):
 
 
 def _identity(module: nn.Module) -> int:
-    """Tells weights apart; under ``torch.nn.utils.prune`` the parameter that layers share is ``weight_orig``."""
-    return id(getattr(module, "weight_orig", module.weight))
+    """Tells weights apart, of layers that share one too."""
+    return weight_identity(module)
 
 
 def _module_order(layers: dict[str, Tensor], path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 from pathlib import Path
 
@@ -14,6 +16,33 @@ def data_root(root: str) -> Path:
     if chosen:
         return Path(chosen).expanduser()
     return cache_root() / "data"
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is a URL that fsspec opens, and no path."""
+    return "://" in place
+
+
+def expanded(place: str) -> str:
+    """The place with a leading ``~`` written out; a URL is left as it is.
+
+    Raises:
+        RuntimeError: There is no such user.
+    """
+    return place if is_url(place) else str(Path(place).expanduser())
+
+
+def tree_mark(folder: Path) -> str:
+    """A hash of the names, sizes and times of all files under a folder, at any depth; empty without it."""
+    sha = hashlib.sha256()
+    for where, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            sha.update(os.fsencode(f"{os.path.relpath(where, folder)}/{name}\n"))
+            with contextlib.suppress(OSError):  # it is gone, or a link to nothing
+                stat = os.stat(os.path.join(where, name))
+                sha.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return sha.hexdigest()
 
 
 def cache_root() -> Path:

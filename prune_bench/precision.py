@@ -37,13 +37,13 @@ def run_in(precision: Precision, network: Callable[[Tensor], Tensor], x: Tensor)
         x: Images of the weights' dtype.
 
     Returns:
-        The logits, of the images' dtype.
+        The logits, of the images' dtype; float32 if the inputs are integers.
     """
     if precision != "bfloat16":
         return network(x)
     with torch.autocast(x.device.type, torch.bfloat16):
         outputs = network(x)
-    return outputs.to(x.dtype)
+    return outputs.to(x.dtype if x.is_floating_point() else torch.float32)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
-from prune_bench.errors import ConfigError
+from prune_bench.errors import ConfigError, PruneBenchError
+from prune_bench.untrusted import printable
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ class Registry(Mapping[str, Entry[T]]):
         self.kind = kind
         self._group = group
         self._entries: dict[str, Entry[T]] = {}
-        self._completed = False
+        self._completed, self._broken = False, ""
 
     def add(self, name: str, *, options: type, source: str, summary: str) -> Callable[[T], T]:
         """Registers the decorated class or function under ``name``.
@@ -72,11 +73,20 @@ class Registry(Mapping[str, Entry[T]]):
         raise ConfigError(key, name, f"is not a known {self.kind}", allowed=self)
 
     def _complete(self) -> None:
+        if self._broken:  # a second look finds the module half imported, and would say something else
+            raise PruneBenchError(self._broken)
         if self._completed:
             return
         self._completed = True
         for point in entry_points(group=self._group):
-            point.load()
+            try:
+                point.load()
+            except (Exception, SystemExit) as error:
+                home = getattr(getattr(point, "dist", None), "name", "its package")
+                what = f"the plug-in {getattr(point, 'value', point)} ({self._group}) of {home}"
+                words = f"{type(error).__name__}: {error}"
+                self._broken = printable(f"{what} cannot be used: {words}; mend it, or uninstall it")
+                raise PruneBenchError(self._broken) from error
 
     def __getitem__(self, name: str) -> Entry[T]:
         return self.find(name, self.kind)

@@ -82,9 +82,10 @@ def is_taken(file: Path) -> bool:
     owner = file.name.partition(".json")[2].lstrip(".")
     if not owner:
         return False
-    machine, pid, began = owner.split("_")
+    machine, _, process = owner.partition("_")
     if machine == _mark().split("_")[0]:
-        return is_alive({"pid": int(pid), "began": float(began)})
+        pid, _, began = process.partition("_")
+        return is_alive({"pid": pid, "began": began})
     try:
         return time.time() - file.stat().st_mtime < _FOREIGN_SECONDS
     except FileNotFoundError:

@@ -7,24 +7,32 @@ call that hangs, a kill) costs no result and holds up no sweep, and what was not
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import netrc
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from prune_bench.config import Wandb
 from prune_bench.errors import PruneBenchError
 from prune_bench.sender import is_taken, sent_mark
 
+_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
+"""Where `wandb login` has kept the key of W&B's own server, in older and in newer versions."""
+_LONGEST_TAG = 64
 _SYNC_SENDERS = 4
 _SYNC_ROUNDS = 3
+_REFUSED = re.compile(r"[0-9a-f]{32}: ")  # as the sender writes it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +43,7 @@ class CellRun:
         key: The run's id.
         name: What people call it.
         group: The experiment.
-        tags: Method, model, data and variant.
+        tags: Method, model, data and variant; a long one is cut, and ends in a mark that tells it from others.
         config: Flat.
         curves: Rows, each with ``epoch`` and metrics.
         summary: Metric vocabulary to value.
@@ -52,6 +60,15 @@ class CellRun:
     summary: dict[str, Any]
     layers: list[dict[str, Any]]
     job_type: str = "cell"
+
+    def __post_init__(self) -> None:
+        """Cuts tags to what W&B takes: a longer one would keep the whole run away."""
+        object.__setattr__(self, "tags", tuple(_short(tag) for tag in self.tags if tag))
+
+
+def _short(tag: str) -> str:
+    mark = f"~{hashlib.sha256(tag.encode()).hexdigest()[:8]}"
+    return tag if len(tag) <= _LONGEST_TAG else tag[: _LONGEST_TAG - len(mark)] + mark
 
 
 class Mirror:
@@ -110,6 +127,15 @@ class Mirror:
         self._wait(watch)
         self._processes.clear()
         return self._left()
+
+    def last_trouble(self) -> str:
+        """What kept the last refused cell from W&B, in a line; empty if nothing is known."""
+        try:
+            lines = (self._folder / "mirror.log").read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        said = [line.partition(": ")[2] for line in lines if _REFUSED.match(line)]
+        return said[-1][:300] if said else ""
 
     def stop(self) -> None:
         """Ends the mirror process at once; what it has not sent waits in the outbox for the next sweep."""
@@ -174,18 +200,47 @@ def find_mode(settings: Wandb) -> str:
 
 
 def has_key() -> bool:
-    """Whether W&B would find an API key, in the environment or in netrc; wandb is not imported to find out."""
+    """Whether W&B would find an API key, in the environment or in netrc.
+
+    wandb is not imported here; where netrc has no entry for a server known here, wandb itself is asked, in a process
+    of its own.
+    """
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0].split(":")[0]
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
+        found = netrc.netrc(_netrc_path())
+    except (OSError, ValueError, netrc.NetrcParseError):
         return False
+    if not found.hosts:
+        return False
+    if base := os.environ.get("WANDB_BASE_URL"):
+        where = urlsplit(base)
+        hosts = [where.netloc, where.hostname or ""]
+    else:
+        hosts = list(_HOSTS)
+    if any((found.authenticators(host) or ("", "", ""))[2] for host in hosts):
+        return True
+    return not base and _wandb_knows_a_key()
+
+
+def _netrc_path() -> Path:
+    """Where W&B looks."""
+    if chosen := os.environ.get("NETRC"):
+        return Path(chosen).expanduser()
+    usual = [Path.home() / name for name in (".netrc", "_netrc")]
+    return next((path for path in usual if path.exists()), usual[0])
+
+
+def _wandb_knows_a_key() -> bool:
+    """W&B's own answer, for a server that its settings name; it takes a second, and is asked last."""
+    words = [sys.executable, "-c", "import sys, wandb; sys.exit(0 if wandb.Api().api_key else 1)"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL, timeout=30).returncode == 0
+    return False
 
 
 def sync(
-    runs: Iterable[CellRun], settings: Wandb, folder: Path, *, again: bool = False,
+    runs: Sequence[CellRun], settings: Wandb, folder: Path, *, again: bool = False,
     watch: Callable[[int, int], None] = lambda left, total: None, pause: float = 5.0,
 ) -> int:  # fmt: skip
     """Makes W&B hold these cells online, rebuilt from the store; those sent online before are left alone.
@@ -209,7 +264,7 @@ def sync(
     if not has_key():
         raise PruneBenchError("W&B knows no API key here: run `wandb login`, or set WANDB_API_KEY, and sync again")
     online = Wandb(mode="online", project=settings.project, entity=settings.entity, patience=settings.patience)
-    runs, left = list(runs), 0
+    left = 0
     if again:
         for run in runs:
             mark = sent_mark("online", settings.entity, settings.project)

@@ -12,16 +12,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prune_bench.config import Wandb, load_experiment
+from prune_bench.config_checks import check_wandb_name
 from prune_bench.errors import ConfigError, PruneBenchError
 from prune_bench.report.page import Report
 from prune_bench.report.statistics import RULE
 from prune_bench.report.table import CAPTION, markdown_table
 from prune_bench.tracking import CellRun, sync
+from prune_bench.untrusted import parse_json, read_as, say
 from prune_bench.wandb_comparison import comparison_runs
+
+_PAGES = TypeAdapter(dict[str, dict[str, str]])
 
 
 def publish(report: Report, runs: Sequence[Path], target: str, console: Console) -> int:
@@ -42,6 +47,8 @@ def publish(report: Report, runs: Sequence[Path], target: str, console: Console)
     entity, _, project = target.partition("/")
     if not entity or not project or "/" in project:
         raise ConfigError("--wandb", target, "is not of the form ENTITY/PROJECT")
+    check_wandb_name("--wandb", entity)
+    check_wandb_name("--wandb", project)
     _need_workspaces()
     from prune_bench.sweep.sweep import cell_runs
 
@@ -59,7 +66,7 @@ def publish(report: Report, runs: Sequence[Path], target: str, console: Console)
         workspace, page = _save(report, groups, entity, project, _Kept(runs[0], target))
     except Exception as error:  # whatever W&B answers, the cells are there
         raise PruneBenchError(f"W&B did not take the workspace or the report: {error}") from error
-    console.print(f"workspace: {workspace}\nreport: {page}", soft_wrap=True, highlight=False)
+    say(console, f"workspace: {workspace}\nreport: {page}")
     return unsent
 
 
@@ -90,9 +97,9 @@ def send(runs: list[CellRun], settings: Wandb, folder: Path, console: Console, *
         )  # fmt: skip
     if unsent:
         log = folder / "wandb" / "mirror.log"
-        console.print(f"{unsent} runs could not be sent: see {log}", style="yellow", soft_wrap=True)
+        say(console, f"{unsent} runs could not be sent: see {log}", "yellow")
         return 1
-    console.print(f"W&B holds all {len(runs)} runs", highlight=False)
+    say(console, f"W&B holds all {len(runs)} runs")
     return 0
 
 
@@ -238,7 +245,7 @@ class _Kept:
     def __init__(self, folder: Path, target: str) -> None:
         self._path, self._target = folder / "wandb" / "pages.json", target
         try:
-            self._all: dict[str, dict[str, str]] = json.loads(self._path.read_text())
+            self._all = read_as(_PAGES, parse_json(self._path.read_bytes()))
         except (OSError, ValueError):
             self._all = {}
 

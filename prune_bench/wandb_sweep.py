@@ -24,6 +24,7 @@ from prune_bench.errors import PruneBenchError
 from prune_bench.sweep.cells import CHOICES, Cell, cell_name
 from prune_bench.sweep.sweep import cell_runs, run_sweep
 from prune_bench.tracking import find_mode, has_key
+from prune_bench.untrusted import say
 from prune_bench.wandb_cell import lean_settings, write_cell
 
 
@@ -117,7 +118,7 @@ def _open_run(experiment: Experiment, console: Console) -> Any:
         # Id, project and entity are the sweep's: W&B takes them from the environment that the agent has set.
         return wandb.init(mode=mode, group=experiment.name, dir=folder, settings=lean_settings(settings.patience))  # type: ignore[arg-type]
     except Exception as error:  # wandb's errors share no base
-        console.print(f"no W&B run: {error}", style="yellow")
+        say(console, f"no W&B run: {error}", "yellow")
         return None
 
 
@@ -130,4 +131,4 @@ def _tell(run: Any, experiment: Experiment, cell: Cell, console: Console) -> Non
                 run.config.update(told.config, allow_val_change=True)
                 write_cell(run, asdict(told))
     except Exception as error:  # the result is in the store, whatever W&B makes of it
-        console.print(f"not told to W&B: {error}", style="yellow")
+        say(console, f"not told to W&B: {error}", "yellow")

@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 import prune_bench as pb
 from prune_bench import catalogue
+from prune_bench.cli import main
+from prune_bench.pruners.registry import pruners
 
 QUICK = "import sys; from prune_bench.cli import main; main(['methods']); print('torch' in sys.modules)"
 
@@ -65,3 +68,27 @@ def test_where_other_packages_add_methods_nothing_is_kept(cache, monkeypatch):
 def test_a_cache_that_cannot_be_written_costs_no_list(cache):
     cache.parent.write_text("a file where the folder should be")
     assert names(catalogue.catalogue()["methods"]) == pb.methods()
+
+
+def broken():
+    raise ImportError("no module named x [/usr/lib]")
+
+
+def taken():
+    from prune_bench.options import NoOptions
+    from prune_bench.pruners.registry import pruners
+
+    pruners.add("snip", options=NoOptions, source="theirs", summary="Another.")(object)
+
+
+@pytest.mark.parametrize("load", [broken, taken, sys.exit], ids=["does not import", "takes a taken name", "ends"])
+def test_a_plug_in_that_cannot_be_used_is_one_clear_error_in_every_command(monkeypatch, capsys, tmp_path, load):
+    point = SimpleNamespace(name="x", value="theirs.x", load=load, dist=SimpleNamespace(name="theirs"))
+    monkeypatch.setattr("prune_bench.registry.entry_points", lambda group: [point] if "pruners" in group else [])
+    monkeypatch.setattr(catalogue, "entry_points", lambda group: ["theirs"])
+    monkeypatch.setattr(pruners, "_completed", False)
+    monkeypatch.setattr(pruners, "_broken", "")
+    for words in (["methods"], ["methods"], ["sweep", "experiments/smoke.yaml", f"output={tmp_path / 'run'}"]):
+        assert main(words) == 2
+        assert "theirs.x" in (said := capsys.readouterr().err)
+        assert len(said.splitlines()) == 1

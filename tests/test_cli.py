@@ -1,5 +1,8 @@
 """The command line: exit codes, and words a person can act on."""
 
+import subprocess
+import sys
+
 import pytest
 
 import prune_bench as pb
@@ -56,3 +59,10 @@ def test_reports_in_every_format(tmp_path, capsys, form):
     capsys.readouterr()
     assert main(["report", str(tmp_path), "--format", form]) == 0
     assert "snip" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_enough_ends_it_without_a_traceback():
+    words = f"{sys.executable} -m prune_bench.cli methods | head -n 1"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""

@@ -1,12 +1,18 @@
 """What an experiment may say, and what is said of one that may not be."""
 
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from prune_bench.config import experiment_values, load_experiment, make_experiment, save_experiment
 from prune_bench.errors import ConfigError
+from prune_bench.files import open_files
 from prune_bench.options import option_table
+from prune_bench.places import data_root
 from prune_bench.pruners import pruners
 from prune_bench.sweep.cells import check, check_shares, expand, read_methods
 
@@ -146,3 +152,50 @@ def test_replay_is_said_in_a_bare_word(word, value, tmp_path):
 def test_replay_is_one_of_three():
     with pytest.raises(ConfigError, match=r"devices\.replay: 'sometimes'.*auto, on, off"):
         make_experiment(BASE, ["devices.replay=sometimes"])
+
+
+def test_a_home_is_written_out_wherever_a_place_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = make_experiment({"name": "x", "methods": "snip"}, ["output=~/runs/x", "store=~/store", "data.root=~/data"])
+    assert made.folder == tmp_path / "runs" / "x"
+    assert made.store_location == str(tmp_path / "store")
+    assert open_files("~/store").location == str(tmp_path / "store")
+    assert data_root(made.data.options["root"]) == tmp_path / "data"
+    assert make_experiment({"name": "x", "methods": "snip"}, ["output=~/y"]).store_location == str(
+        tmp_path / "y/store"
+    )
+    far = make_experiment({"name": "x", "methods": "snip"}, ["store=memory://~/x"])
+    assert far.store_location == "memory://~/x"
+    save_experiment(made, tmp_path / "e.yaml")
+    assert load_experiment("~/e.yaml") == made
+
+
+@pytest.mark.parametrize("key", ["output", "store", "data.root"])
+def test_the_home_of_nobody_is_refused(key):
+    with pytest.raises(ConfigError, match=rf"{key}: '~nobody-at-all/x' cannot be found"):
+        make_experiment({"name": "x", "methods": "snip"}, [f"{key}=~nobody-at-all/x"])
+
+
+@pytest.mark.parametrize("word", ["a/b", "a\\b", "a#b", "'a?b'", "a%b", "'a:b'", "''", "'  '", "x" * 129])
+@pytest.mark.parametrize("key", ["project", "entity"])
+def test_what_wandb_takes_for_no_name_is_refused_before_anything_runs(key, word):
+    with pytest.raises(ConfigError, match=rf"wandb\.{key}: .*W&B"):
+        make_experiment({"name": "x", "methods": "snip"}, [f"wandb.{key}={word}"])
+    make_experiment({"name": "x", "methods": "snip"}, ["wandb.project=Some name-1_2.3", "wandb.entity=us"])
+
+
+@pytest.mark.parametrize(
+    "densities",
+    [[np.float32(0.25)], np.float64(0.25), np.array([0.25]), torch.tensor([0.25]), torch.tensor(0.25),
+     (Fraction(1, 4),), [Decimal("0.25")]],
+)  # fmt: skip
+def test_numbers_may_be_of_numpy_torch_and_the_standard_library(densities, tmp_path):
+    made = make_experiment({"name": "x", "methods": "snip", "densities": densities, "output": tmp_path})
+    assert made.densities == (0.25,) and type(made.densities[0]) is float
+    seeds = make_experiment({"name": "x", "methods": "snip", "seeds": np.arange(3)}).seeds
+    assert seeds == (0, 1, 2)
+
+
+def test_what_no_experiment_can_hold_is_one_clear_error():
+    with pytest.raises(ConfigError, match=r"densities.*is not a supported primitive type"):
+        make_experiment({"name": "x", "methods": "snip", "densities": [object()]})

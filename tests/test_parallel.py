@@ -15,7 +15,9 @@ from prune_bench.models import build_model
 from prune_bench.packing import pack_data
 from prune_bench.parallel import WholeBatches, rank
 from prune_bench.pruners import pruners
+from prune_bench.pruners.base import ScoringPruner
 from prune_bench.randomness import generator
+from prune_bench.ranking import check_agreement
 from prune_bench.sweep.executors.ranks import launch
 from prune_bench.training import Checkpoint, fit, train_lanes, trainer
 from prune_bench.training.descent import Descent
@@ -221,3 +223,28 @@ def test_normalisation_of_a_share_in_bfloat16_sums_in_float32():
     assert ours.dtype == theirs.dtype == torch.bfloat16
     torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(running[0], running[1], rtol=1e-5, atol=1e-5)
+
+
+class OfItsShare(ScoringPruner):
+    """Scores by its own share of the batch, and forgets that there are others."""
+
+    def score(self, batches):
+        (x, y), weights = batches[0], self._weights()
+        loss = nn.functional.cross_entropy(self.network(parallel.share(x)), parallel.share(y))
+        gradients = torch.autograd.grad(loss, list(weights.values()))
+        return {name: gradient.abs() for name, gradient in zip(weights, gradients)}
+
+
+def _find_apart(device):
+    for scoring, agree in ((pruners["snip"].build, True), (OfItsShare, False)):
+        searching = scoring(network(0), (0.3,), pruners["snip"].options())
+        fit(searching, searching.work(Doubles(0)), epochs=1, device=CPU)
+        if agree:
+            check_agreement([searching.found], "snip", CPU)
+        else:
+            with pytest.raises(RuntimeError, match="another ranking in each of the 2 processes"):
+                check_agreement([searching.found], "mine", CPU)
+
+
+def test_a_pruner_that_sums_nothing_over_processes_is_found_out():
+    launch(_find_apart, ["cpu", "cpu"])

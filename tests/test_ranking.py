@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prune_bench.mask import Mask
-from prune_bench.ranking import Ranking
+from prune_bench.ranking import Ranking, check_agreement
 
 # Few distinct values, so that ties are the rule.
 LAYER = st.lists(st.sampled_from([-2.0, -0.0, 0.0, 0.5, 1.0, 1e-30, 3e8]), min_size=1, max_size=12)
@@ -102,3 +102,19 @@ def test_float64_scores_are_ranked_in_float64() -> None:
     """SynFlow's scores reach 1e200, which float32 has not."""
     scores = {"a": torch.tensor([1e200, 3e200, 2e200], dtype=torch.float64)}
     assert flat(Ranking.from_scores(scores)) == [0, 2, 1]
+
+
+@pytest.mark.parametrize("agree", [True, False])
+def test_processes_that_share_a_cell_must_have_found_one_ranking(monkeypatch, agree):
+    def of_all(own, device):
+        return [own, own if agree else own.flip(0)]
+
+    found = [{0.5: Ranking.from_scores({"w": torch.tensor([1.0, 3.0, 2.0])})}]
+    check_agreement(found, "mine", torch.device("cpu"))  # alone there is nobody to differ from
+    monkeypatch.setattr("prune_bench.ranking.ranks", lambda: 2)
+    monkeypatch.setattr("prune_bench.ranking.of_all", of_all)
+    if agree:
+        check_agreement(found, "mine", torch.device("cpu"))
+    else:
+        with pytest.raises(RuntimeError, match=r"mine has found another ranking in each of the 2 .*parallel\.sum_"):
+            check_agreement(found, "mine", torch.device("cpu"))

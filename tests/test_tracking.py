@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
-from prune_bench.config import Wandb
-from prune_bench.errors import PruneBenchError
-from prune_bench.tracking import CellRun, Mirror, find_mode, sync
+from prune_bench.config import Wandb, make_experiment
+from prune_bench.errors import ConfigError, PruneBenchError
+from prune_bench.tracking import CellRun, Mirror, find_mode, has_key, sync
 
 
 @pytest.fixture(autouse=True)
@@ -124,3 +125,64 @@ def test_the_mode_is_the_users_then_the_environments_then_by_the_key(monkeypatch
 def test_sync_without_a_key_says_how_to_log_in(tmp_path):
     with pytest.raises(PruneBenchError, match="wandb login"):
         sync([cell("a" * 32)], Wandb(), tmp_path)
+
+
+def test_tags_are_no_longer_than_wandb_takes_and_still_tell_apart():
+    long, other, fits = "m" * 100, "m" * 99 + "n", "k" * 64
+    made = [replace(cell("a" * 32), tags=(tag, "", fits)) for tag in (long, other, long)]
+    assert all(1 <= len(tag) <= 64 for each in made for tag in each.tags)
+    assert made[0].tags == made[2].tags != made[1].tags
+    assert made[0].tags[1] == fits
+    assert made[0].tags[0].startswith("m" * 50)
+    assert replace(made[0], name="again").tags == made[0].tags
+    assert cell("a" * 32).tags == ("snip", "resnet8")
+
+
+def test_a_run_with_a_long_tag_arrives(tmp_path):
+    with Mirror(Wandb(), tmp_path) as mirror:
+        mirror.send(replace(cell("a" * 32), tags=("t" * 100,)))
+        assert mirror.close() == 0
+    assert "t" * 50 in json.dumps(read_back(tmp_path)["a" * 32])
+
+
+def test_what_kept_a_cell_away_is_told(tmp_path):
+    mirror = Mirror(Wandb(mode="offline", project="no/such"), tmp_path)
+    mirror.send(cell("a" * 32))
+    assert mirror.close() == 1
+    assert "Invalid project name" in mirror.last_trouble()
+    assert Mirror(Wandb(mode="offline"), tmp_path / "other").last_trouble() == ""
+
+
+@pytest.mark.parametrize(
+    ("machine", "server", "known"),
+    [
+        ("api.wandb.ai", None, True),
+        ("api.forge.coreweave.com", None, True),
+        ("localhost:8080", "http://localhost:8080", True),
+        ("localhost", "http://localhost:8080", True),
+        ("api.wandb.ai", "http://localhost:8080", False),
+    ],
+)
+def test_a_key_is_seen_where_any_wandb_login_has_written_it(tmp_path, monkeypatch, machine, server, known):
+    (tmp_path / "netrc").write_text(f"machine {machine}\n  login user\n  password {'k' * 40}\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    if server:
+        monkeypatch.setenv("WANDB_BASE_URL", server)
+    assert has_key() is known
+
+
+@pytest.mark.slow
+def test_wandbs_own_login_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    code = "from wandb.sdk.lib.wbauth import wbnetrc; import wandb; " + (
+        f"wbnetrc.write_netrc_auth(host=wandb.Settings().base_url, api_key={'k' * 40!r})"
+    )
+    assert not has_key()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert has_key()
+
+
+def test_what_wandb_refuses_for_good_is_said_at_once():
+    with pytest.raises(ConfigError, match=r"wandb\.project"):
+        make_experiment({"name": "x"}, ["methods=[snip]", "wandb.project=a/b"])
+    make_experiment({"name": "x"}, ["methods=[snip]", "wandb.project=a/b", "wandb.mode=disabled"])

@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from prune_bench.data.augment import PAD, Augmentation, Normalisation, draw_flip_crop, flip_crop, source_pixels
 from prune_bench.data.base import DataModule
+from prune_bench.data.labels import check_samples
 from prune_bench.data.protocol import Batch, Samples, Split
 from prune_bench.data.splits import balanced_choice, evaluation_batches, split_training
 from prune_bench.data.transfer import send, shared_copy
@@ -38,7 +39,7 @@ class DeviceData(DataModule):
 
     Args:
         name: What it is called.
-        train: Training samples; part of them are set aside for validation.
+        train: Training samples; part of them are set aside for validation. Pixels are 0 .. 255, or floats 0 .. 1.
         test: Test samples; only ``evaluation("test")`` looks at them.
         num_classes: Labels are 0 .. num_classes - 1.
         mean: Of each channel, for pixels in 0 .. 1.
@@ -49,7 +50,8 @@ class DeviceData(DataModule):
         fingerprint: Hash of the content of both splits.
 
     Raises:
-        DataError: No training samples are left beside validation, or images are too small for the augmentation.
+        DataError: No training samples are left beside validation, images are too small for the augmentation, or
+            pixels or labels are not what they must be.
     """
 
     draws_apart = True
@@ -69,6 +71,7 @@ class DeviceData(DataModule):
         seed: int,
         fingerprint: str,
     ) -> None:
+        train, test = check_samples(name, (train, test), num_classes)
         self._training, self._validation = split_training(name, len(train.labels), validation, seed)
         super().__init__(
             name,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
@@ -19,11 +18,13 @@ from typing_extensions import Self
 
 from prune_bench.data.augment import Normalisation
 from prune_bench.data.base import DataModule
+from prune_bench.data.pictures import read_picture
 from prune_bench.data.protocol import Batch, Split
 from prune_bench.data.splits import balanced_choice, evaluation_batches, split_training
 from prune_bench.data.transfer import one_ahead, send
 from prune_bench.errors import DataError
 from prune_bench.parallel import share
+from prune_bench.places import tree_mark
 from prune_bench.randomness import derive_seed, generator
 
 Request = tuple[int, int | None]
@@ -69,11 +70,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         """
         index, seed = request
         path, label = self._files[index]
-        try:
-            with Image.open(path) as opened:
-                picture = opened.convert("RGB")
-        except OSError as error:
-            raise DataError(f"{path} cannot be read as a picture: {error}") from None
+        picture = read_picture(path)
         if seed is None:
             return self._plain(picture), label
         with torch.random.fork_rng(devices=[]):  # torchvision's transforms know no generators
@@ -207,7 +204,7 @@ class _Exchangeable:
 
 
 def list_pictures(name: str, folder: Path) -> Listing:
-    """The pictures in ``folder``, listed once a process while its ``train`` and ``val`` stay as they are.
+    """The pictures in ``folder``, listed once a process while all of it stays as it is.
 
     Raises:
         DataError: It is not laid out like that, or the splits' classes differ.
@@ -218,11 +215,11 @@ def list_pictures(name: str, folder: Path) -> Listing:
             f"{name} is not in {folder}: put its pictures there as {parts[0]}/<class>/* and {parts[1]}/<class>/*, or "
             "point the variable PRUNE_BENCH_DATA or the option root to the folder above."
         )
-    return _list(name, folder, tuple(part.stat().st_mtime_ns for part in parts))
+    return _list(name, folder, tuple(map(tree_mark, parts)))
 
 
 @lru_cache(maxsize=2)
-def _list(name: str, folder: Path, _changed: tuple[int, ...]) -> Listing:
+def _list(name: str, folder: Path, _changed: tuple[str, ...]) -> Listing:
     try:
         train, test = ImageFolder(str(folder / "train")), ImageFolder(str(folder / "val"))
     except FileNotFoundError as error:  # a class without pictures, or no class at all

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from prune_bench.data.cache import Expected, load_or_build
 from prune_bench.data.device import DeviceData
+from prune_bench.data.pictures import read_picture
 from prune_bench.data.protocol import Samples
 from prune_bench.data.registry import DataOptions, datasets
 from prune_bench.errors import DataError
@@ -76,11 +76,7 @@ def _decoded(files: list[tuple[Path, str]], wnids: list[str]) -> Samples:
 
 
 def _pixels(file: Path) -> torch.Tensor:
-    try:
-        with Image.open(file) as picture:
-            pixels: torch.Tensor = pil_to_tensor(picture.convert("RGB"))
-    except OSError as error:
-        raise DataError(f"{file} cannot be read as a picture: {error}") from None
+    pixels: torch.Tensor = pil_to_tensor(read_picture(file))
     if pixels.shape != EXPECTED.shape:
         raise DataError(f"{file} is of {list(pixels.shape)} pixels, not {list(EXPECTED.shape)}")
     return pixels

@@ -45,9 +45,9 @@ class Bench:
 
     def network(self) -> nn.Module:
         """The experiment's network, fresh."""
-        model, (channels, _, width) = self._experiment.model, self._shape
+        model = self._experiment.model
         return build_model(
-            model.name, model.options, in_channels=channels, image_size=width, num_classes=self._classes,
+            model.name, model.options, input_shape=self._shape, num_classes=self._classes,
             generator=generator(0, "doctor"),
         )  # fmt: skip
 

@@ -7,7 +7,6 @@ of the prunable weights for every density asked for. To add a method, subclass :
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,14 @@ from typing_extensions import Self
 
 from prune_bench.config import PruneAt, Recipe
 from prune_bench.data.protocol import Batch, TrainingData
+from prune_bench.errors import ConfigError, PruneBenchError
+from prune_bench.halves import widen_
+from prune_bench.hold import released_copy
 from prune_bench.mask import Mask, Scores, prunable_weights
 from prune_bench.options import Positive
 from prune_bench.parallel import share, sum_
 from prune_bench.ranking import Ranking
+from prune_bench.wrappers import as_logits, unwrapped
 
 Sharing = Literal["densities", "chain", "nothing"]
 """What one run of a pruner serves: all densities, all that it passes on its way down, or its own density only."""
@@ -90,12 +93,10 @@ class Pruner(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        for name, weight in prunable_weights(network).items():
-            if not isinstance(weight, nn.Parameter):
-                raise ValueError(f"{name} is no parameter but is made of others: undo torch.nn.utils.prune first")
-        self.network = copy.deepcopy(network)
-        self.network.requires_grad_(True)
+        prunable_weights(network)  # or what is wrong with them
+        self.network = _private_copy(network).requires_grad_(True)
         self.options, self.recipe, self.seed = options, recipe or Recipe(), seed
+        widen_(self.network)
         self.densities, self.first_epoch, self.start = tuple(densities), first_epoch, start
         self.found: dict[float, Ranking] = {}
         self.curves: list[dict[str, float]] = []
@@ -173,6 +174,22 @@ class ScoringOptions:
     """Samples that go through the network at once; null for all. Only batch statistics depend on it."""
 
 
+def _private_copy(network: nn.Module) -> nn.Module:
+    """The network without its wrappers and without a held mask, and giving logits alone.
+
+    Raises:
+        PruneBenchError: It cannot be copied.
+    """
+    try:
+        copied = released_copy(unwrapped(network))
+    except Exception as error:  # locks, open files, tensors with a graph: whatever a module may hold
+        raise PruneBenchError(
+            f"{type(network).__name__} cannot be copied: {type(error).__name__}: {error}"
+        ) from error
+    copied.register_forward_hook(as_logits)
+    return copied
+
+
 class ScoringPruner(Pruner):
     """Scores every weight, once or in rounds; a subclass writes :meth:`score`."""
 
@@ -215,7 +232,7 @@ class ScoringPruner(Pruner):
             self._dense = {name: w.detach().clone() for name, w in self._weights().items()}
             self._mask = Mask.full(self.network)
             self._ranking: Ranking | None = None
-        scores = self.score(batches)
+        scores = self._score(batches)
         ranking = (
             Ranking.from_scores(scores) if self._ranking is None else self._ranking.refine(scores, self._mask.kept)
         )
@@ -228,6 +245,19 @@ class ScoringPruner(Pruner):
         with torch.no_grad():
             for name, weight in self._weights().items():
                 weight.copy_(self._dense[name])
+
+    def _score(self, batches: list[Batch]) -> Scores:
+        try:
+            return self.score(batches)
+        except ValueError as error:
+            sizes = [len(y) for _, y in batches]
+            if 1 not in sizes or "more than 1 value per channel" not in str(error):
+                raise
+            size = getattr(self.options, "micro_batch", None)
+            raise ConfigError(
+                "micro_batch", size, f"leaves a batch of one of the {sum(sizes)} samples, and batch normalisation "
+                "needs two: choose another size, or null for all at once",
+            ) from None  # fmt: skip
 
     def gradients(self, batches: list[Batch], loss: Any, **how: Any) -> list[dict[str, Tensor]]:
         """The gradient of each micro-batch's share of the mean loss, with respect to the prunable weights.

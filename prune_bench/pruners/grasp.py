@@ -14,6 +14,7 @@ from prune_bench.options import AboveZero
 from prune_bench.parallel import share, sum_
 from prune_bench.pruners.base import ScoringOptions, ScoringPruner, total
 from prune_bench.pruners.registry import pruners
+from prune_bench.second_derivatives import check_ends, try_plainly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +35,16 @@ class Grasp(ScoringPruner):
 
     def score(self, batches: list[Batch]) -> Scores:
         """W * (H g), the negative of the paper's score, because ours are kept from the top."""
-        fixed = total(self.gradients(batches, self._loss))
-        product = self._hessian_product(batches, fixed)
+        product = try_plainly(lambda: self._hessian_times_gradient(batches), "grasp")
         scores = {name: weight * product[name] for name, weight in self._weights().items()}
         return {name: s.abs() for name, s in scores.items()} if self.options.by_magnitude else scores
 
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(logits / self.options.temperature, y)
+
+    def _hessian_times_gradient(self, batches: list[Batch]) -> dict[str, Tensor]:
+        self.forwards = self.backwards = 0
+        return self._hessian_product(batches, total(self.gradients(batches, self._loss)))
 
     def _hessian_product(self, batches: list[Batch], vector: dict[str, Tensor]) -> dict[str, Tensor]:
         """H times ``vector``, by differentiating vector^T dL/dw with the vector held fixed."""
@@ -51,6 +55,7 @@ class Grasp(ScoringPruner):
             own = share(y)
             loss = self._loss(self.network(share(x)), own) * (len(own) / samples)
             first = torch.autograd.grad(loss, list(weights.values()), create_graph=True, allow_unused=True)
+            check_ends(g for g in first if g is not None)
             inner = torch.stack([(g * vector[n]).sum() for n, g in zip(weights, first) if g is not None]).sum()
             second = torch.autograd.grad(inner, list(weights.values()), allow_unused=True)
             for name, g in zip(weights, second):

@@ -20,6 +20,7 @@ from prune_bench.packing import lane_outputs
 from prune_bench.parallel import batch_mean, ranks, summed
 from prune_bench.precision import run_in
 from prune_bench.pruners.pair import Pair
+from prune_bench.second_derivatives import differentiable_twice
 from prune_bench.training.descent import cross_entropies
 
 Name = Literal[
@@ -122,8 +123,7 @@ def _features(
     found: list[Tensor] = []
     relus = [module for module in network.modules() if isinstance(module, nn.ReLU)]
     hooks = [
-        relu.register_forward_hook(lambda _m, _i, out: found.append(apart(out.flatten(1).to(x.dtype))))
-        for relu in relus
+        relu.register_forward_hook(lambda _m, _i, out: found.append(apart(_whole(out.flatten(1))))) for relu in relus
     ]
     try:
         outputs = apart(run(x)).softmax(-1)
@@ -131,6 +131,11 @@ def _features(
         for hook in hooks:
             hook.remove()
     return [*found, outputs]
+
+
+def _whole(outputs: Tensor) -> Tensor:
+    """In float32 at least: inputs, of whose type they need not be, may be integers."""
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 def _mse(sparse: Tensor, dense: Tensor) -> Tensor:
@@ -150,7 +155,8 @@ def _weight_gradients(pair: Pair, mask: Tensor, batch: Batch, *, create_graph: b
     """dL/dw of each layer, [lanes, weights]; the lanes' losses do not meet, so that their sum gives each its own."""
     x, y = batch
     leaf = pair.weights.detach().requires_grad_()
-    loss = cross_entropies(pair.run(mask * leaf, x), y, pair.lanes).sum()
+    with differentiable_twice(create_graph):
+        loss = cross_entropies(pair.run(mask * leaf, x), y, pair.lanes).sum()
     (share,) = torch.autograd.grad(loss / ranks(), leaf, create_graph=create_graph)
     gradient = summed(share)
     return list((gradient if create_graph else gradient.detach()).split(pair.layout.sizes, -1))

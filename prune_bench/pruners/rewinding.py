@@ -90,6 +90,8 @@ class LotteryTicketRewinding(Pruner):
         levels = {level for density in self.densities for level in self.levels(self.options, density)}
         last = self.first_epoch + (self.options.epochs or self.recipe.epochs - self.first_epoch)
         size = self.recipe.batch_size
+        if max(levels) < 1.0 or len(levels) > 1:
+            data.steps_per_epoch(size)  # a stream without an end has no epochs, and says so here
         for level in sorted((level for level in levels if level < begun or level == 1.0), reverse=True):
             if level == 1.0:
                 yield (self.first_epoch, level, True, iter([]))

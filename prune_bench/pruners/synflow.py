@@ -12,6 +12,7 @@ from torch import nn
 
 from prune_bench.affine import act_as_affine_
 from prune_bench.data.protocol import Batch, TrainingData
+from prune_bench.errors import PruneBenchError
 from prune_bench.mask import Scores, prunable_weights
 from prune_bench.options import Positive
 from prune_bench.pruners.base import ScoringPruner
@@ -56,7 +57,11 @@ class SynFlow(ScoringPruner):
             for absolute, parameter in zip(self._linear.parameters(), self.network.parameters()):
                 absolute.copy_(parameter).abs_()
         weights = prunable_weights(self._linear)
-        flow = self._linear(batches[0][0]).sum()
+        try:
+            flow = self._linear(batches[0][0]).sum()
+        except (RuntimeError, IndexError) as error:
+            words = f"synflow passes ones, float64, and {type(self.network).__name__} cannot take them"
+            raise PruneBenchError(f"{words}: {error}") from error
         gradients = torch.autograd.grad(flow, list(weights.values()), allow_unused=True)
         self.forwards, self.backwards = self.forwards + 1, self.backwards + 1
         return {n: (w * (0 if g is None else g)).abs() for (n, w), g in zip(weights.items(), gradients)}

@@ -21,6 +21,7 @@ from prune_bench.report.results import load_results, read_records
 from prune_bench.report.statistics import RULE
 from prune_bench.report.table import CAPTION, latex_table, markdown_table
 from prune_bench.sweep.run_folder import read_history
+from prune_bench.untrusted import markdown_text, printable, without_user
 
 PAGE = "report.html"
 
@@ -97,17 +98,18 @@ def write_paper(report: Report, folder: Path, *, latex: bool = False) -> list[Pa
 
 
 def _markdown(report: Report, figures: list[str]) -> str:
-    parts = [f"# {report.title}"]
+    text = markdown_text  # names, reasons and commands are words, whatever is in them
+    parts = [f"# {text(report.title)}"]
     for one in report.answers:
-        parts += [f"## {one.setting}", one.headline, *(f"> {note}" for note in report.notes)]
-        parts.append("\n".join(f"- **{method}**: {sentence}" for method, sentence in one.methods))
+        parts += [f"## {text(one.setting)}", text(one.headline), *(f"> {text(note)}" for note in report.notes)]
+        parts.append("\n".join(f"- **{text(method)}**: {text(sentence)}" for method, sentence in one.methods))
     parts += ["## Summary", markdown_table(report.results), CAPTION, RULE, "## Figures"]
     captions = {chart.name: chart for chart in report.charts}
     for name in figures:
         chart = captions[name.partition("--")[0]]
         parts.append(f"![{chart.title}](figures/{name}.svg)\n\n{chart.caption}")
     parts.append("## How it was made")
-    parts.append("\n".join(f"- {word}: {what}" for word, what in report.made))
+    parts.append("\n".join(f"- {text(word)}: {text(what)}" for word, what in report.made))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -141,6 +143,6 @@ def _notes(results: pd.DataFrame, records: list[Any], runs: list[Path], publishe
 
 def _experiment(run: Path) -> str:
     try:
-        return (run / "experiment.yaml").read_text()
+        return printable(without_user((run / "experiment.yaml").read_text(errors="backslashreplace")))
     except OSError:
         return "not kept"

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from prune_bench.report.published import WITHIN, compare, find_matches, headline_table
 from prune_bench.report.results import load_results, read_records
+from prune_bench.untrusted import markdown_text, printable
 
 _HEAD = ["method", "density", "measured %", "published %", "difference", "within both", "published as", "note"]
 
@@ -72,7 +73,7 @@ def _rich_table(setting: str, rows: pd.DataFrame) -> Table:
         right = name in ("density", "measured %", "published %", "difference")
         table.add_column(name, justify="right" if right else "left")
     for row in comparison_cells(rows):
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
 
@@ -96,4 +97,4 @@ def comparison_cells(table: pd.DataFrame) -> list[list[str]]:
 def markdown_comparison(table: pd.DataFrame) -> str:
     """The comparison as a Markdown table."""
     lines = [_HEAD, ["---"] * len(_HEAD), *comparison_cells(table)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(markdown_text, line))} |" for line in lines)

@@ -35,7 +35,8 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
         ``high`` (95 % t interval), ``boot_low`` and ``boot_high``, all in percent; ``seeds`` (with an accuracy) and
         ``lost`` (cells of any variant without one: diverged, failed, missing); for each variant its mean paired
         change in points; the means of ``effective_density``, ``collapsed`` (share of seeds), ``seconds`` and
-        ``dense_epochs`` of the search.
+        ``dense_epochs`` of the search; ``tied``, the largest share of a ticket's kept weights that the cut found
+        among equal scores.
     """
     frame = results.assign(accuracy=100 * _column(results, "test/accuracy"))
     original = frame[frame.variant == "original"].groupby(GROUP, sort=False)
@@ -54,6 +55,8 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     for name, short in columns.items():
         values = _column(frame[frame.variant == "original"], name).astype(float)
         table[short] = values.groupby([frame[key] for key in GROUP]).mean()
+    tied = (_column(frame, "search/tied") / _column(frame, "kept")).astype(float)
+    table["tied"] = tied.groupby([frame[key] for key in GROUP]).max()
     return table.reset_index()
 
 

@@ -8,7 +8,7 @@ tables.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +16,11 @@ from typing import Any
 
 import pandas as pd
 
+from prune_bench.config import Recipe
+from prune_bench.errors import PruneBenchError
+from prune_bench.foreign import read_run_values
 from prune_bench.report.comparison import summarise
+from prune_bench.sweep.run_folder import DATA_PLACES
 
 _RECIPE: dict[str, Any] = {
     "epochs": 160, "batch_size": 512, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3, "milestones": [80, 120],
@@ -25,16 +29,27 @@ _RECIPE: dict[str, Any] = {
 _REWIND = {"resnet20": 9, "vgg16": 15}
 _LTR_REWIND = {3: "rewind", 9: "late_rewind"}
 _SEARCHES = {20: "short", 160: "long"}
+_DEFAULTS = asdict(Recipe())
 _SAME_DENSITY = 0.01  # relative: the table has six digits after the point, the grid's steps are 20 %
 
+_CONCRETE: dict[str, Any] = {
+    "steps": None, "batch_size": 512, "lr": 0.1, "decay_at": 0.88, "temperature": 2 / 3, "scale": None,
+}  # fmt: skip
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "cts": {"steps": None, "batch_size": 512, "lr": 0.1, "decay_at": 0.88, "temperature": 2 / 3},
-    "snip": {"samples_per_class": 10, "steps": 1, "accumulate": "signed"},
-    "grasp": {"samples_per_class": 10, "temperature": 200.0},
+    "cts": _CONCRETE,
+    "cts_kl": _CONCRETE,
+    "snip": {"samples_per_class": 10, "steps": 1, "accumulate": "signed", "micro_batch": None},
+    "grasp": {"samples_per_class": 10, "temperature": 200.0, "micro_batch": None},
     "synflow": {"steps": 100},
     "ltr": {"cut": 0.2, "epochs": None},
+    "magnitude": {},
+    "random": {},
+    "dense": {},
 }
-"""What the published runs used, of the options that our methods have."""
+"""What the published runs used, of the options that our methods have, for each method that they know."""
+_TOLD_APART = ("objective", "control", "epochs", "by_magnitude", "precision")
+"""Options by which a published row is chosen, or which its note names."""
+_UNKNOWN = "unknown to the published tables"
 
 NOTES = {
     "synflow": "the published code takes signs after absolute values and does not restore the weights it scores",
@@ -158,7 +173,16 @@ def recipe_differences(run: Path) -> str:
         for key, value in _RECIPE.items()
         if train.get(key) != value
     ]
-    if float(experiment.get("data", {}).get("validation", 0.1)) != 0:
+    wrong += [
+        f"train.{key}={value} ({_UNKNOWN})"
+        for key, value in train.items()
+        if key not in (*_RECIPE, "rewind_epoch", "pack", "precision") and not _is_default(key, value)
+    ]
+    data = {"augment": True} | dict(experiment.get("data", {}))
+    wrong += [] if data["augment"] is True else [f"data.augment={data['augment']} (published: True)"]
+    others = sorted(set(data) - {"name", "validation", "augment", *DATA_PLACES})
+    wrong += [f"data.{key}={data[key]} ({_UNKNOWN})" for key in others]
+    if float(data.get("validation", 0.1)) != 0:
         wrong.append("data.validation is not 0 (published: trained on all images)")
     extra = set(experiment.get("model", {})) - {"name"}
     wrong += [f"model.{key}={experiment['model'][key]}" for key in sorted(extra)]
@@ -166,13 +190,10 @@ def recipe_differences(run: Path) -> str:
 
 
 def _experiment(run: Path) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
     try:
-        made: Any = OmegaConf.to_container(OmegaConf.load(run / "experiment.yaml"))
-    except OSError:
+        return read_run_values(run / "experiment.yaml")
+    except PruneBenchError:
         return {}
-    return dict(made)
 
 
 def _train(run: Path) -> dict[str, Any]:
@@ -181,14 +202,20 @@ def _train(run: Path) -> dict[str, Any]:
 
 def _other_options(record: dict[str, Any]) -> str:
     """In what a cell's method differs from how the published runs used it, in words; empty if in nothing."""
-    known = _OPTIONS.get("cts" if record["method"].startswith("cts") else record["method"], {})
-    options = record["options"]
+    known, options = _OPTIONS.get(record["method"]), record["options"]
+    if known is None:  # a method of somebody's own, of which there is no row
+        return ""
     wrong = [
         f"{name}={options[name]} (published: {value})"
         for name, value in known.items()
         if name in options and not _same(options[name], value)
     ]
+    wrong += [f"{name}={options[name]} ({_UNKNOWN})" for name in options if name not in (*known, *_TOLD_APART)]
     return "its options differ: " + ", ".join(wrong) if wrong else ""
+
+
+def _is_default(key: str, value: Any) -> bool:
+    return key in _DEFAULTS and _same(_DEFAULTS[key], value)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -220,7 +247,7 @@ def _match(record: dict[str, Any], train: dict[str, Any]) -> Match:
 def _published_name(record: dict[str, Any]) -> tuple[str, str, str]:
     """The published method, its control and search, and why there is none."""
     method, options = record["method"], record["options"]
-    if method.startswith("cts"):
+    if method in ("cts", "cts_kl"):
         search = _SEARCHES.get(options["epochs"], "")
         why = "" if search else f"its search has {options['epochs']} epochs (published: 20 and 160)"
         if options["objective"] == "reverse_kl":

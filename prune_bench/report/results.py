@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +10,10 @@ from typing import Any
 import pandas as pd
 
 from prune_bench.errors import PruneBenchError
-from prune_bench.sweep.run_folder import read_cells, run_store
+from prune_bench.sweep.records import RESULT
+from prune_bench.sweep.run_folder import read_cells, read_recipe, run_store
 from prune_bench.sweep.store import Artifact, Store
+from prune_bench.untrusted import printable, read_as
 
 _WHERE = ["setting", "prune_at", "method", "density", "variant", "seed"]
 _READERS = 32  # requests to a remote store at a time
@@ -31,15 +31,24 @@ def read_records(run: str | Path, say: Callable[[str], None] | None = None) -> l
     Raises:
         PruneBenchError: The folder is no run.
     """
-    folder = Path(run)
+    folder = Path(run).expanduser()
     store, rows = run_store(folder, say), read_cells(folder).rows
-    records = []
-    for entry, artifact in zip(rows, _read_all(store, [entry["key"] for entry in rows])):
-        record = {"status": "failed" if entry.get("reason") else "missing", "reason": entry.get("reason", "")}
-        records.append(
-            {"key": entry["key"], "cell": entry["cell"]} | (record if artifact is None else artifact.record)
-        )
-    return records
+    artifacts = _read_all(store, [row["key"] for row in rows])
+    return [{"key": row["key"], **_record(row, artifact)} for row, artifact in zip(rows, artifacts)]
+
+
+def _record(row: dict[str, Any], artifact: Artifact | None) -> dict[str, Any]:
+    """A cell's record, read as what anybody may have written."""
+    reason = row.get("reason", "")
+    if artifact is not None:
+        try:
+            record: Any = read_as(RESULT, artifact.record)
+            if record["cell"] == row["cell"]:
+                return dict(record) | {"reason": printable(record.get("reason", ""))}
+            reason = "its artifact is another cell's: remove it from the store to have it computed again"
+        except ValueError as error:
+            reason = f"its artifact is no result: {error}"
+    return {"cell": row["cell"], "status": "failed" if reason else "missing", "reason": printable(reason)}
 
 
 def _read_all(store: Store, keys: list[str]) -> list[Artifact | None]:
@@ -70,7 +79,7 @@ def load_results(
     if len({Path(run).name for run in runs}) < len(runs):
         raise PruneBenchError("two of these runs have the same name: rename a folder, so that they can be told apart")
     read = records or [read_records(run, say) for run in runs]
-    recipes = [_recipe(Path(run)) for run in runs]
+    recipes = [_recipe(Path(run).expanduser()) for run in runs]
     several = len(set(recipes)) > 1
     frames = [
         _frame(cells, Path(run).name, recipe if several else "") for run, cells, recipe in zip(runs, read, recipes)
@@ -102,16 +111,7 @@ def _frame(records: list[dict[str, Any]], run: str, recipe: str) -> pd.DataFrame
 
 def _recipe(folder: Path) -> str:
     """A short mark of how a run's networks are made and trained."""
-    from omegaconf import OmegaConf
-
-    try:
-        made: Any = OmegaConf.to_container(OmegaConf.load(folder / "experiment.yaml"))
-    except OSError:
-        return "recipe unknown"
-    unsaid = ("pack", "eval_batch_size")
-    train = {key: value for key, value in made.get("train", {}).items() if key not in unsaid and value != "float32"}
-    said = json.dumps([made.get("model"), made.get("data"), train], sort_keys=True)
-    return f"recipe {zlib.crc32(said.encode()):08x}"
+    return read_recipe(folder) or "recipe unknown"
 
 
 def _together(results: pd.DataFrame) -> pd.DataFrame:

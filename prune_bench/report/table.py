@@ -9,14 +9,19 @@ from rich.table import Table
 from rich.text import Text
 
 from prune_bench.report.comparison import sanity_verdicts, summarise
+from prune_bench.untrusted import markdown_text, printable
 
 _VARIANTS = ("layer_shuffle", "reinit", "invert")
 MARKS = {"pass": "✓", "fail": "✗", "too few seeds": "?"}
 """How a table marks a sanity verdict."""
+TIED = "†"
+"""How a table marks a method whose cut fell among equal scores."""
+_NOTABLE = 1e-3  # of the kept weights: in float32 a few scores are equal by chance
 CAPTION = (
     "Accuracy: mean ± standard deviation over seeds, and the 95 % t interval of the mean. Sanity checks: change in "
     "points against the original ticket of the same seed; ✓ passes, ✗ fails, ? too few seeds to tell. Effective "
-    "density counts kept weights on a path from input to output; cost is that of finding the ticket."
+    "density counts kept weights on a path from input to output, – where that is not known; cost is that of finding "
+    f"the ticket. {TIED}: the cut fell among equal scores, so that the order of weights decided and not the method."
 )
 
 
@@ -37,7 +42,7 @@ def comparison_rows(results: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             [
                 *([row["setting"]] if several else []),
                 f"{row['density']:.4g}",
-                row["method"],
+                row["method"] + f" {TIED}" * (row["tied"] >= _NOTABLE),
                 _with_spread(row["accuracy"], row["std"]) + lost,
                 _interval(row["low"], row["high"]),
                 *(_checked(row[variant], checks.get((*where, variant))) for variant in variants),
@@ -62,7 +67,7 @@ def rich_table(results: pd.DataFrame) -> Table:
         if last not in (None, mark):
             table.add_section()
         last = mark
-        table.add_row(*map(Text, row))  # a name in brackets is no markup
+        table.add_row(*(Text(printable(cell)) for cell in row))  # a name in brackets is no markup
     return table
 
 
@@ -70,11 +75,12 @@ def markdown_table(results: pd.DataFrame) -> str:
     """The comparison as a Markdown table."""
     head, rows = comparison_rows(results)
     lines = [head, ["---" if name in ("method", "setting") else "---:" for name in head]]
-    lines += [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines += [[markdown_text(cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--", "✓": r"$\checkmark$", "✗": r"$\times$"} | {
+_LATEX = {TIED: r"$\dagger$", "\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--"} | {
+    "✓": r"$\checkmark$", "✗": r"$\times$"} | {
     mark: f"\\{mark}" for mark in "&%$#_{}"
 } | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "·": r"$\cdot$"}  # fmt: skip
 

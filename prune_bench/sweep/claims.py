@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
-from collections.abc import Iterable
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from prune_bench.files import Files
+from prune_bench.errors import PruneBenchError
+from prune_bench.files import Files, LocalFiles
 from prune_bench.identity import host, identity, is_alive
+from prune_bench.untrusted import parse_json
 
 BEAT = 5.0
 """Seconds between two touches."""
@@ -87,8 +93,9 @@ class Claims:
         return created
 
     def _generations(self, key: str) -> list[int]:
-        names = [name for name in self._files.names("claims") if name.startswith(f"claims/{key}.")]
-        return sorted(int(name.rpartition(".")[2]) for name in names)
+        begin = f"claims/{key}."
+        ends = [name.removeprefix(begin) for name in self._files.names("claims") if name.startswith(begin)]
+        return sorted(int(end) for end in ends if end.isascii() and end.isdigit())
 
     def _touch_all(self) -> None:
         while not self._over.wait(self._beat):
@@ -99,14 +106,72 @@ class Claims:
                     self._files.touch(_name(key, generation))
 
 
+@contextlib.contextmanager
+def sweeping(files: Files) -> Iterator[None]:
+    """Shows that a sweep is at work on a store, from its plan to its end; waits while the store is cleaned.
+
+    A store that cannot be written is not claimed, and cannot be cleaned either. What refuses a sweep meanwhile leaves
+    no new folder behind.
+    """
+    fresh = _missing_folders(files)
+    try:
+        with Claims(files) as claims:
+            with contextlib.suppress(OSError):
+                _forget_dead(files)
+                claims.take([f"sweep-{uuid.uuid4().hex}"])
+            while any(name.startswith("claims/clean-") for name in living_claims(files)):
+                time.sleep(0.2)
+            yield
+    except BaseException:
+        for folder in fresh:
+            with contextlib.suppress(OSError):  # something is in it
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def cleaning(files: Files) -> Iterator[None]:
+    """Keeps sweeps from beginning while a store is cleaned.
+
+    Raises:
+        PruneBenchError: A sweep is at work on it, or it cannot be written.
+    """
+    mine = f"clean-{uuid.uuid4().hex}"
+    with Claims(files) as claims:
+        try:
+            claims.take([mine])
+        except OSError as error:
+            raise PruneBenchError(f"{files.location} cannot be written: {error}") from None
+        # Whoever claims first and looks then cannot be overlooked by one who does the same.
+        if held := [name for name in living_claims(files) if mine not in name]:
+            words = f"a sweep is at work on {files.location} ({len(held)} claims): wait for it, or stop it"
+            raise PruneBenchError(words)
+        yield
+
+
 def living_claims(files: Files, dead_after: float = DEAD_AFTER) -> list[str]:
     """Names of the claims in a store whose owners are alive."""
     return [name for name in files.names("claims") if not _is_dead(files, name, dead_after)]
 
 
+def _forget_dead(files: Files) -> None:
+    """Removes what sweeps left that were killed: nobody else would, for no two have the same name."""
+    for name in files.names("claims"):
+        if name.startswith(("claims/sweep-", "claims/clean-")) and _is_dead(files, name, DEAD_AFTER):
+            files.remove(name)
+
+
+def _missing_folders(files: Files) -> list[Path]:
+    """Folders that a first claim makes, innermost first."""
+    if not isinstance(files, LocalFiles):
+        return []
+    claims = files.folder / "claims"
+    return [folder for folder in (claims, *claims.parents) if not os.path.exists(folder)]
+
+
 def _is_dead(files: Files, name: str, dead_after: float) -> bool:
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-        owner = json.loads(files.read(name))
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        owner = parse_json(files.read(name))
         if owner["host"] == host():
             return not is_alive(owner)
     # On another machine only the heart tells; whoever let go meanwhile is not dead but gone.

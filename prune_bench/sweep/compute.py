@@ -6,6 +6,7 @@ import contextlib
 import platform
 import resource
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from prune_bench.config import Recipe
 from prune_bench.data import DeviceData, load_data
 from prune_bench.data.protocol import DataSet, TrainingData
+from prune_bench.errors import DataError
 from prune_bench.mask import Mask
 from prune_bench.metrics import mask_metrics
 from prune_bench.models import build_model
@@ -26,9 +28,10 @@ from prune_bench.precision import products, repeatable
 from prune_bench.pruners import pruners
 from prune_bench.pruners.base import Pruner, Ticket
 from prune_bench.randomness import generator
-from prune_bench.ranking import Ranking
+from prune_bench.ranking import Ranking, check_agreement
 from prune_bench.sweep.stages import Kind, Stage
 from prune_bench.sweep.store import Artifact
+from prune_bench.ties import Ties, message
 from prune_bench.training import Checkpoint, Trained, evaluate_lanes, fit, train_lanes
 from prune_bench.variants import variant_mask
 
@@ -92,6 +95,7 @@ def _ranking(
     lanes[0].join(lanes[1:])
     fit(lanes[0], lanes[0].work(pack_data(data)), epochs=1, device=device, checkpoint=checkpoint)
     seconds = (time.perf_counter() - begun) / len(lanes)
+    check_agreement([lane.found for lane in lanes], stages[0].spec["method"], device)
     return [_found(lane, own, data[0].samples, seconds) for lane, own in zip(lanes, inputs)]
 
 
@@ -121,6 +125,7 @@ def _found(pruner: Pruner, inputs: Inputs, samples: int, seconds: float) -> Arti
         "rewind/dense_epochs": inputs["state"].record["dense_epochs"],
         "curves": pruner.curves,
         "summary": pruner.summary,
+        "ties": ranking.ties.record(),
     }
     return Artifact(record, _arrays(ranking.layers))
 
@@ -133,8 +138,20 @@ def _ticket(stage: Stage, inputs: Inputs, device: torch.device) -> Artifact:
         {"layer": name, "density": mask.layer_densities[name], "kept": int(keep.sum()), "total": keep.numel()}
         for name, keep in mask.items()
     ]
-    record = {"metrics": mask_metrics(network, mask, data.input_shape), "layers": layers}
+    metrics = mask_metrics(network, mask, data.input_shape) | _tied(stage, inputs["ranking"], mask)
+    record = {"metrics": metrics, "layers": layers}
     return Artifact(record, _arrays(dict(mask)))
+
+
+def _tied(stage: Stage, ranking: Artifact, mask: Mask) -> dict[str, int]:
+    """How many equal scores the ticket's cut separates; of variants, the original's."""
+    ties = Ties.read(ranking.record)
+    if ties is None:  # a ranking of an earlier version
+        return {}
+    tied, density = ties.at(mask.total - mask.kept), stage.spec["density"]
+    if tied and stage.spec["variant"] == "original":
+        warnings.warn(message(stage.method or "the search", density, tied, mask.kept), stacklevel=2)
+    return {"search/tied": tied}
 
 
 def _training(
@@ -217,6 +234,9 @@ def _data(stages: Sequence[Stage]) -> list[DataSet]:
         said, seed = stage.spec["data"], stage.spec["seed"]
         if seed not in loaded:
             loaded[seed] = load_data(said["name"], {**said["options"], **stage.where}, seed)
+            if loaded[seed].fingerprint != said["fingerprint"]:
+                words = "is not what the sweep was planned with: it has changed, or another copy lies here"
+                raise DataError(f"the data set {said['name']} {words}; run the same command again to plan anew")
     return [loaded[stage.spec["seed"]] for stage in stages]
 
 
@@ -232,12 +252,11 @@ def _moved(data: list[DataSet], device: torch.device) -> list[DataSet]:
 
 
 def _network(stage: Stage, data: TrainingData) -> nn.Module:
-    model, channels = stage.spec["model"], data.input_shape[0]
+    model = stage.spec["model"]
     return build_model(
         model["name"],
         model["options"],
-        in_channels=channels,
-        image_size=data.input_shape[-1],
+        input_shape=data.input_shape,
         num_classes=data.num_classes,
         generator=generator(stage.spec["seed"], stage.spec.get("purpose", "init")),
     )

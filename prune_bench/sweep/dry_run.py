@@ -13,6 +13,7 @@ from prune_bench.data.protocol import DataSet
 from prune_bench.sweep.graph import remaining_cost, users_of, with_inputs
 from prune_bench.sweep.progress import clock, estimate
 from prune_bench.sweep.stages import KINDS, Plan, Stage
+from prune_bench.untrusted import say
 
 _PROBE_SECONDS = 2.0
 
@@ -23,7 +24,7 @@ def say_plan(
     """Prints cells, stages, what is there already, the work with and without sharing, and the devices."""
     counts = Counter(stage.kind for stage in todo.values())
     there = len(plan.stages) - len(todo)
-    lines = [f"[bold]{experiment.name}[/bold]: {len(plan.cells)} cells, {len(plan.stages)} stages, {len(todo)} to do"]
+    lines = [f"{experiment.name}: {len(plan.cells)} cells, {len(plan.stages)} stages, {len(todo)} to do"]
     if todo:
         parts = ", ".join(f"{counts[kind]} {kind}s" for kind in KINDS if counts[kind])
         lines.append(f"  to do: {parts}; {there} stages are there already or no longer needed")
@@ -36,7 +37,7 @@ def say_plan(
     names = ", ".join(f"{count} x {name}" for name, count in Counter(devices).items())
     lines.append(f"  devices: {names}; {experiment.devices.threads} thread(s) a slot; results in {experiment.folder}")
     for line in lines:
-        console.print(line, highlight=False)
+        say(console, line, wrap=True)
 
 
 def say_time(
@@ -57,7 +58,7 @@ def say_time(
     chain = max((cost for key, cost in remaining_cost(todo, users_of(todo)).items() if todo[key].kind != "result"))
     least = chain * rates[""]
     how = "as stages of this run took before" if measured else f"at {rates['']:.2f} s a dense epoch, tried just now"
-    console.print(f"  time: about {clock(max(seconds / slots, least))}, {how}", highlight=False)
+    say(console, f"  time: about {clock(max(seconds / slots, least))}, {how}")
 
 
 def sharing(plan: Plan) -> tuple[float, float]:
@@ -92,9 +93,8 @@ def probe(experiment: Experiment, data: DataSet, device: str) -> dict[str, float
 
     device, together = device.partition("+")[0], experiment.devices.per_cell
     torch.set_num_threads(experiment.devices.threads)
-    channels, _, width = data.input_shape
     network = build_model(
-        experiment.model.name, experiment.model.options, in_channels=channels, image_size=width,
+        experiment.model.name, experiment.model.options, input_shape=data.input_shape,
         num_classes=data.num_classes, generator=generator(0, "probe"),
     ).to(device)  # fmt: skip
     descent, recipe = Descent(network, Mask.full(network), experiment.train), experiment.train

@@ -17,11 +17,12 @@ from rich.console import Console
 from prune_bench.catalogue import code_mark
 from prune_bench.config import Experiment, experiment_values
 from prune_bench.errors import PruneBenchError
-from prune_bench.places import data_root
+from prune_bench.places import data_root, tree_mark
 from prune_bench.report.results import load_results
 from prune_bench.report.table import CAPTION, rich_table
 from prune_bench.sweep.run_folder import read_cells
 from prune_bench.tracking import Mirror
+from prune_bench.untrusted import say
 
 _DECIDES_NOTHING = ("output", "executor", "devices", "limits", "wandb")
 
@@ -37,9 +38,7 @@ def plan_mark(experiment: Experiment) -> str:
     values = {key: value for key, value in experiment_values(experiment).items() if key not in _DECIDES_NOTHING}
     sha = hashlib.sha256(json.dumps([code, values], sort_keys=True).encode())
     data = data_root(str(experiment.data.options.get("root", ""))) / experiment.data.name
-    for file in sorted(data.glob("*")):
-        stat = file.stat()
-        sha.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    sha.update(tree_mark(data).encode())
     return sha.hexdigest()
 
 
@@ -76,16 +75,17 @@ def close_sweep(
     folder = experiment.folder
     if unsent := mirror.close():
         words = f"{unsent} runs have not reached W&B; send them with: prune-bench sync {folder}"
-        console.print(words, style="yellow")
+        why = mirror.last_trouble()
+        say(console, words + (f"\n  W&B said: {why}" if why else ""), "yellow")
     keep(lambda: results.to_csv(folder / "results.csv", index=False), console)
     keep(lambda: results.to_parquet(folder / "results.parquet", index=False), console)
     console.print(rich_table(results[results.key.isin(set(asked)) | (results.status == "done")]))
     console.print(CAPTION, style="dim", highlight=False)
     wandb = "" if mirror.mode == "disabled" else f"; W&B ({mirror.mode}) in {folder / 'wandb'}"
     where = f"results: {folder / 'results.csv'} and .parquet; artifacts in {experiment.store_location}{wandb}"
-    console.print(where, soft_wrap=True)
+    say(console, where)
     if diverged := int((results.status == "diverged").sum()):
-        console.print(f"{diverged} cells diverged; see the column reason in results.csv", style="yellow")
+        say(console, f"{diverged} cells diverged; see the column reason in results.csv", "yellow")
 
 
 def show_page(folder: Path, results: pd.DataFrame, console: Console) -> None:
@@ -101,7 +101,7 @@ def show_page(folder: Path, results: pd.DataFrame, console: Console) -> None:
     if not has_page(folder, results):
         keep(lambda: write_page(make_report([folder]), folder), console)
     if (folder / PAGE).exists():
-        console.print(f"the comparison as a page: {folder / PAGE}", soft_wrap=True, highlight=False)
+        say(console, f"the comparison as a page: {folder / PAGE}")
 
 
 def keep(write: Callable[[], object], console: Console) -> None:
@@ -109,4 +109,4 @@ def keep(write: Callable[[], object], console: Console) -> None:
     try:
         write()
     except OSError as error:
-        console.print(f"not written: {error}; run the same command again to have it", style="yellow")
+        say(console, f"not written: {error}; run the same command again to have it", "yellow")

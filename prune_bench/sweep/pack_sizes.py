@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+import torch
+from torch import nn
 
 from prune_bench.config import Experiment
 from prune_bench.data.protocol import DataSet
 from prune_bench.device_profile import DeviceProfile, local_profiles
-from prune_bench.errors import ConfigError
+from prune_bench.errors import ConfigError, PruneBenchError
 from prune_bench.models import build_model, models
 from prune_bench.packing import can_pack
 from prune_bench.randomness import generator
@@ -37,13 +41,10 @@ def pack_sizes(experiment: Experiment, data: DataSet, device: str) -> Callable[[
     wanted, model = experiment.train.pack, experiment.model
     if wanted == 1 or experiment.devices.per_cell > 1 or (wanted == "auto" and device not in ("cpu", "cuda")):
         return lambda stage: 1
-    channels, height, width = data.input_shape
-    network = build_model(
-        model.name, model.options, in_channels=channels, image_size=width, num_classes=data.num_classes,
-        generator=generator(0, "can_pack"),
-    )  # fmt: skip
-    if not can_pack(network, data.input_shape):
-        if wanted == "auto":
+    network = _network(experiment, data)
+    if network is None or not can_pack(network, data.input_shape):
+        # A network that does not run is no reason to end here: its cells fail, each with what it said.
+        if wanted == "auto" or network is None or not _runs(network, data.input_shape):
             return lambda stage: 1
         raise ConfigError(
             "train.pack", wanted, f"is not possible: {model.name} has layers that cannot go side by side"
@@ -54,7 +55,8 @@ def pack_sizes(experiment: Experiment, data: DataSet, device: str) -> Callable[[
         return PinnedSizes(
             experiment.folder, network_mark(experiment, data.input_shape, data.num_classes), local_profiles()
         )
-    return lambda stage: max(1, min(_MOST, _PIXELS // (stage.step_images * height * width)))
+    pixels = math.prod(data.input_shape[1:])
+    return lambda stage: max(1, min(_MOST, _PIXELS // (stage.step_images * pixels)))
 
 
 def network_mark(experiment: Experiment, input_shape: tuple[int, ...], classes: int) -> str:
@@ -96,3 +98,30 @@ def _precision(stage: Stage) -> str:
     """The arithmetic of its steps; the planner leaves the default unsaid."""
     said = stage.spec.get("recipe") or stage.spec.get("options", {})
     return str(said.get("precision", "float32"))
+
+
+def _network(experiment: Experiment, data: DataSet) -> nn.Module | None:
+    """The experiment's network, or None if it cannot be made.
+
+    Raises:
+        PruneBenchError: It says itself what is wrong with its options.
+    """
+    try:
+        return build_model(
+            experiment.model.name, experiment.model.options, input_shape=data.input_shape,
+            num_classes=data.num_classes, generator=generator(0, "can_pack"),
+        )  # fmt: skip
+    except PruneBenchError:
+        raise
+    except Exception:
+        return None
+
+
+@torch.no_grad()
+def _runs(network: nn.Module, input_shape: Sequence[int]) -> bool:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network(torch.ones(4, *input_shape))
+    except Exception:
+        return False
+    return True

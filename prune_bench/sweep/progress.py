@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ConfigDict
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from prune_bench.sweep.runner import Progress
 from prune_bench.sweep.stages import KINDS, Stage
+from prune_bench.untrusted import printable, say
 
 _PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 _NUMBERS = ("total", "done", "running", "failed")
@@ -60,6 +62,7 @@ class Snapshot:
         seconds_left: Expected, from what stages have cost so far; None while nothing is known.
     """
 
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)  # what is read back may have been written by anybody
     began: float
     updated: float
     cells: int
@@ -141,10 +144,12 @@ def render(now: Snapshot) -> RenderableType:
         table.add_column(column, justify="left" if column == "method" else "right")
     by = {(count.method, count.kind): count for count in now.counts}
     for method in dict.fromkeys(count.method for count in now.counts):
-        table.add_row(method or "(shared)", *(_fraction(by.get((method, kind))) for kind in kinds))
-    running = [Text(f"  {label}, {clock(now.updated - since)}", style="dim") for label, since in now.running]
+        table.add_row(Text(printable(method) or "(shared)"), *(_fraction(by.get((method, kind))) for kind in kinds))
+    running = [
+        Text(printable(f"  {label}, {clock(now.updated - since)}"), style="dim") for label, since in now.running
+    ]
     more = [Text(f"  and {len(running) - _SHOWN} more", style="dim")] if len(running) > _SHOWN else []
-    failed = [Text(f"failed: {label}: {reason}", style="red") for label, reason in now.failed]
+    failed = [Text(printable(f"failed: {label}: {reason}"), style="red") for label, reason in now.failed]
     return Group(bar, table, *running[:_SHOWN], *more, *failed)
 
 
@@ -196,7 +201,7 @@ class Display:
         if self._live is not None:
             accuracy = record["metrics"].get("test/accuracy")
             words = record["reason"] or ("" if accuracy is None else f"{100 * accuracy:.1f} %")
-            self._console.print(f"[dim]{cell}: {words}[/dim]", highlight=False)
+            say(self._console, f"{cell}: {words}", "dim")
 
     def show(self, now: Snapshot) -> None:
         """Shows where the run stands."""
@@ -204,4 +209,4 @@ class Display:
             self._live.update(render(now), refresh=True)
         elif time.monotonic() - self._said > _PLAIN_EVERY:
             self._said = time.monotonic()
-            self._console.print(headline(now), highlight=False)
+            say(self._console, headline(now))

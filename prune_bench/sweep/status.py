@@ -16,6 +16,7 @@ from rich.text import Text
 from prune_bench.sweep.failures import read_failure
 from prune_bench.sweep.progress import clock, render
 from prune_bench.sweep.run_folder import read_cells, read_statuses, run_store
+from prune_bench.untrusted import printable
 
 _EVERY = 1.0  # seconds between two looks
 
@@ -63,7 +64,7 @@ def run_status(folder: Path) -> dict[str, Any]:
     store, cells = run_store(folder), read_cells(folder)
     done = {row["key"] for row in cells.rows if store.has(row["key"])}
     left = [row for row in cells.rows if row["key"] not in done]
-    failed = [row for row in left if row["reason"] or read_failure(store, row["key"])]
+    failed = [row for row in left if row.get("reason") or read_failure(store, row["key"])]
     counts = Counter(done=len(done), failed=len(failed), missing=len(left) - len(failed))
     sweeps = [{"state": state, **asdict(now)} for now, state in read_statuses(folder)]
     return {"cells": dict(counts), "running": any(s["state"] == "running" for s in sweeps), "sweeps": sweeps}
@@ -71,7 +72,7 @@ def run_status(folder: Path) -> dict[str, Any]:
 
 def _picture(folder: Path, status: dict[str, Any]) -> RenderableType:
     counts = ", ".join(f"{count} {what}" for what, count in status["cells"].items())
-    lines: list[RenderableType] = [Text(f"{folder}: cells: {counts}")]
+    lines: list[RenderableType] = [Text(printable(f"{folder}: cells: {counts}"))]
     for now, state in read_statuses(folder):
         lines.append(Text(f"a sweep, {state}, last heard of {clock(time.time() - now.updated)} ago", style="bold"))
         lines.append(render(now))

@@ -1,7 +1,8 @@
 """The store: every stage's outcome, whole or not at all, under the key of what produced it.
 
-An artifact is one safetensors file: its tensors, and in the metadata its record (JSON) and a checksum over both. One
-file is one atomic thing on every file system. Nothing here needs torch, so reports are quick to start.
+An artifact is one safetensors file: its tensors, and in the metadata its record (JSON) and a checksum over both. The
+record names the key, so that a sound file under another's name is no artifact. One file is one atomic thing on every
+file system. Nothing here needs torch, so reports are quick to start.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,8 +24,12 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from prune_bench.files import open_files
+from prune_bench.sweep.stages import KINDS
+from prune_bench.untrusted import parse_json
 
 _FORMAT = "1"
+_NAME = re.compile(rf"({'|'.join(KINDS)})/([0-9a-f]{{2}})/(\2[0-9a-f]{{30}})\.safetensors")
+_KEY = "key"
 log = logging.getLogger(__name__)
 
 
@@ -68,17 +74,20 @@ class Store:
         Raises:
             OSError: The disk is full, or cannot be written; nothing half-written is left under the key.
         """
-        self.files.write(self.name(key), encode(artifact))
+        self.files.write(self.name(key), encode(artifact, key))
 
     def read(self, key: str) -> Artifact | None:
-        """The artifact, verified; None if it is not there or was damaged, in which case it is set aside."""
+        """The artifact, verified; None if it is not there or was damaged, in which case it is set aside.
+
+        One without a key in its record was written by a version that left it out, and passes for what its name says.
+        """
         name = self.name(key)
         try:
             data = self.files.read(name)
         except FileNotFoundError:
             return None
         try:
-            return decode(data)
+            return decode(data, key)
         except ValueError as error:
             aside = f"damaged/{key}-{uuid.uuid4().hex[:8]}"
             self._say(f"{name} in {self.location} is damaged ({error}); set aside as {aside}, to be computed again")
@@ -89,34 +98,56 @@ class Store:
             return None
 
 
-def encode(artifact: Artifact) -> bytes:
-    """The artifact as a safetensors file's bytes."""
-    record = json.dumps(artifact.record, sort_keys=True)
+def key_of(name: str) -> str | None:
+    """The key of the artifact that has this name among a store's files; None if no artifact has."""
+    found = _NAME.fullmatch(name)
+    return found and f"{found[1]}-{found[3]}"
+
+
+def encode(artifact: Artifact, key: str = "") -> bytes:
+    """The artifact as a safetensors file's bytes.
+
+    Args:
+        artifact: What to write.
+        key: Whose it is.
+    """
+    record = json.dumps(artifact.record | ({_KEY: key} if key else {}), sort_keys=True)
     tensors = {name: np.asarray(array, order="C") for name, array in artifact.tensors.items()}
     order = json.dumps(list(tensors))
     metadata = {"format": _FORMAT, "record": record, "order": order, "sha256": _digest(record, order, tensors)}
     return save_tensors(tensors, metadata)
 
 
-def decode(data: bytes) -> Artifact:
+def decode(data: bytes, key: str = "", *, named: bool = False) -> Artifact:
     """What :func:`encode` made of an artifact.
 
+    Args:
+        data: Its bytes.
+        key: Whose it must be; empty for anybody's.
+        named: Refuse one whose record names no key.
+
     Raises:
-        ValueError: The bytes are not such a file, or not as they were written.
+        ValueError: The bytes are not such a file, not as they were written, or another key's.
     """
     try:
         length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        metadata = parse_json(data[8 : 8 + length])["__metadata__"]
         tensors = load_tensors(data)
         record, order = metadata["record"], metadata["order"]
         if metadata["format"] != _FORMAT:
             raise ValueError(f"its format is {metadata['format']!r}, not {_FORMAT!r}")
-        ordered = {name: tensors[name] for name in json.loads(order)}
+        ordered = {name: tensors[name] for name in parse_json(order)}
         if len(ordered) != len(tensors) or metadata["sha256"] != _digest(record, order, ordered):
             raise ValueError("its checksum does not fit its content")
-        return Artifact(json.loads(record), ordered)
-    except (SafetensorError, KeyError, TypeError, UnicodeDecodeError, OverflowError) as error:
+        said = parse_json(record)
+        if not isinstance(said, dict):
+            raise TypeError("its record is no mapping")
+    except (SafetensorError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise ValueError(f"it cannot be read: {error}") from None
+    own = said.pop(_KEY, "")
+    if key and own != key and (own or named):
+        raise ValueError(f"it is {own}'s" if own else "it names no key: export it again with this version")
+    return Artifact(said, ordered)
 
 
 def _digest(record: str, order: str, tensors: dict[str, np.ndarray[Any, Any]]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Collection
 from dataclasses import asdict
@@ -10,13 +12,15 @@ from typing import Any
 
 from rich.console import Console
 
-from prune_bench.config import Experiment, load_experiment, save_experiment
-from prune_bench.data import load_data
+from prune_bench.config import Experiment, experiment_values, load_experiment, save_experiment
+from prune_bench.data import DeviceData, ImageFolderData, load_data
+from prune_bench.data.labels import check_contributed
 from prune_bench.data.protocol import DataSet
 from prune_bench.device_profile import replay_is_off
 from prune_bench.errors import PruneBenchError
 from prune_bench.report.results import load_results, read_records
 from prune_bench.sweep.cells import Cell, check, check_shares, read_methods
+from prune_bench.sweep.claims import sweeping
 from prune_bench.sweep.dry_run import probe, say_plan, say_time
 from prune_bench.sweep.executors import device_kind, find_devices, make_executor
 from prune_bench.sweep.failures import failure_name, forget_failures
@@ -32,14 +36,17 @@ from prune_bench.sweep.run_folder import (
     add_history,
     read_cells,
     read_rates,
+    recipe_mark,
+    register_run,
     run_store,
-    write_cells,
+    write_plan_cells,
     write_rates,
 )
 from prune_bench.sweep.runner import Progress, run_plan
 from prune_bench.sweep.stages import Plan, Stage
 from prune_bench.sweep.store import Store
 from prune_bench.tracking import CellRun, Mirror
+from prune_bench.untrusted import say
 
 _SNAPSHOT_EVERY = 1.0  # seconds
 
@@ -54,7 +61,10 @@ def prepare(experiment: Experiment) -> Plan:
     check(experiment)
     options = experiment.data.options
     data = {seed: load_data(experiment.data.name, options, seed) for seed in experiment.seeds}
-    check_shares(experiment, read_methods(experiment), next(iter(data.values())).samples)
+    first = next(iter(data.values()))
+    if not isinstance(first, (DeviceData, ImageFolderData)):  # these check their labels themselves
+        check_contributed(first)
+    check_shares(experiment, read_methods(experiment), first.samples)
     return make_plan(experiment, data)
 
 
@@ -78,24 +88,46 @@ def run_sweep(
         PruneBenchError: The request is wrong; nothing was run.
         KeyboardInterrupt: Ctrl-C; what was finished is kept.
     """
-    whole, devices = prepare(experiment), find_devices(experiment)
-    plan = whole if only is None else narrow(whole, only)
-    store = Store(experiment.store_location, say=lambda words: console.print(words, style="yellow"))
-    todo = missing_stages(plan, store)
-    say_plan(plan, todo, experiment, devices, console)
-    if dry_run:
-        _say_time(todo, experiment, devices, console)
-        return 0
+    store = Store(experiment.store_location, say=lambda words: say(console, words, "yellow"))
+    check(experiment)
+    # Nothing is claimed to look at a finished run, which may lie on a disk that is read-only.
+    quiet = dry_run or _is_complete(experiment.folder, store)
+    with contextlib.nullcontext() if quiet else sweeping(store.files):
+        whole, devices = prepare(experiment), find_devices(experiment)
+        plan = whole if only is None else narrow(whole, only)
+        todo = missing_stages(plan, store)
+        if dry_run:
+            say_plan(plan, todo, experiment, devices, console)
+            _say_time(todo, experiment, devices, console)
+            return 0
+        with sweeping(store.files) if quiet and todo else contextlib.nullcontext():
+            todo = missing_stages(plan, store) if quiet and todo else todo
+            say_plan(plan, todo, experiment, devices, console)
+            if retry_failed:
+                forget_failures(store, todo)
+            return _sweep(experiment, whole, plan, todo, store, devices, console)
+
+
+def _is_complete(folder: Path, store: Store) -> bool:
+    try:
+        return all(store.has(row["key"]) for row in read_cells(folder).rows)
+    except PruneBenchError:
+        return False
+
+
+def _sweep(
+    experiment: Experiment, whole: Plan, plan: Plan, todo: dict[str, Stage], store: Store, devices: list[str],
+    console: Console,
+) -> int:  # fmt: skip
     others = _reasons(experiment.folder, set(whole.cells.values()) - set(plan.cells.values()))
     _begin(experiment, _cells(experiment, whole, others), todo)
-    if retry_failed:
-        forget_failures(store, todo)
+    register_run(experiment.folder, store, read_cells(experiment.folder))
     failed: dict[str, str] = {}
     mirror = Mirror(experiment.wandb, experiment.folder)
     try:
         if todo:
             failed = _run(experiment, plan, todo, store, devices, mirror, console).failed
-            keep(lambda: write_cells(experiment.folder, _cells(experiment, whole, others | failed)), console)
+            keep(lambda: _write(experiment, _cells(experiment, whole, others | failed)), console)
     except BaseException:
         mirror.stop()
         raise
@@ -106,17 +138,25 @@ def run_sweep(
     return 1 if failed else 0
 
 
+def _write(experiment: Experiment, cells: RunCells) -> None:
+    write_plan_cells(experiment.folder, cells, recipe_mark(experiment_values(experiment)))
+
+
 def _begin(experiment: Experiment, cells: RunCells, todo: dict[str, Stage]) -> None:
     folder = experiment.folder
     try:
+        if (folder / "experiment.yaml").exists() and not (folder / "cells.json").exists():
+            raise PruneBenchError(
+                f"output={folder} holds an experiment.yaml and is no run: name another with output="
+            )
         folder.mkdir(parents=True, exist_ok=True)
+        _write(experiment, cells)  # before the file that says by which recipe the rows of earlier sweeps were made
         save_experiment(experiment, folder / "experiment.yaml")
-        write_cells(folder, cells)
         if todo:
             add_history(folder)
     except OSError as error:
         # A finished run may lie on a disk that is read-only, and can be looked at all the same.
-        if todo or not (folder / "cells.json").is_file():
+        if todo or not os.path.isfile(folder / "cells.json"):
             raise PruneBenchError(f"output={folder} cannot be written: {error}; name another with output=") from None
 
 
@@ -125,7 +165,12 @@ def _say_time(todo: dict[str, Stage], experiment: Experiment, devices: list[str]
     measured = "" in rates
     # This machine tells nothing of a cluster's.
     if todo and (measured or experiment.devices.address is None):
-        rates = rates if measured else probe(experiment, sample_data(experiment), devices[0])
+        try:
+            rates = rates if measured else probe(experiment, sample_data(experiment), devices[0])
+        except Exception as error:  # its cells will fail, and say more
+            words = f"  time: not known, for the network cannot be trained: {type(error).__name__}: {error}"
+            say(console, words, "yellow")
+            return
         say_time(todo, rates, len(devices), console, measured=measured)
 
 
@@ -160,11 +205,11 @@ def _run(
     cells = {key: cell for cell, key in plan.cells.items()}
     executor = make_executor(experiment, devices)
     if dashboard := getattr(executor, "dashboard", ""):
-        console.print(f"  Ray's dashboard: http://{dashboard}", highlight=False)
+        say(console, f"  Ray's dashboard: http://{dashboard}")
     kind = device_kind(devices[0])
     asked = kind == "cuda" and experiment.devices.replay == "auto" and experiment.devices.address is None
     if asked and (why := replay_is_off()):
-        console.print(f"  replay is off on this GPU: {why}", highlight=False)
+        say(console, f"  replay is off on this GPU: {why}")
     packs = make_packs(plan, pack_sizes(experiment, sample_data(experiment), kind))
     status, began, last = StatusFile(experiment.folder), time.time(), 0.0
     told: set[str] = set()  # devices whose end was told
@@ -175,7 +220,7 @@ def _run(
             for place in progress.retired.keys() - told:
                 told.add(place)
                 words = f"{place} is used no more, workers died on it: {progress.retired[place]}"
-                console.print(words, style="yellow", highlight=False, soft_wrap=True)
+                say(console, words, "yellow")
             if finished in cells and (artifact := store.read(finished)) is not None:
                 mirror.send(_cell_run({"key": finished, **artifact.record}, experiment.folder.name))
                 display.cell_done(str(cells[finished]), artifact.record)
@@ -224,7 +269,10 @@ def _cell_run(record: dict[str, Any], group: str) -> CellRun:
 
 
 def _cells(experiment: Experiment, plan: Plan, failed: dict[str, str]) -> RunCells:
-    rows = [{"cell": asdict(cell), "key": key, "reason": failed.get(key, "")} for cell, key in plan.cells.items()]
+    rows = [
+        {"cell": asdict(cell), "key": key, "ticket": plan.stages[key].inputs["ticket"], "reason": failed.get(key, "")}
+        for cell, key in plan.cells.items()
+    ]
     return RunCells(store=experiment.store, rows=rows, plan=plan_mark(experiment))
 
 
@@ -232,13 +280,13 @@ def _reasons(folder: Path, keys: Collection[str]) -> dict[str, str]:
     """Why cells have failed that are left alone now."""
     if not keys or not (folder / "cells.json").is_file():
         return {}
-    return {row["key"]: row["reason"] for row in read_cells(folder).rows if row["key"] in keys}
+    return {row["key"]: row.get("reason", "") for row in read_cells(folder).rows if row["key"] in keys}
 
 
 def _say_failures(plan: Plan, failed: dict[str, str], store: Store, console: Console) -> None:
     causes = {key: reason for key, reason in failed.items() if not reason.startswith("needs ")}
     for key, reason in causes.items():
         words = f"failed: {plan.stages[key].label}: {reason}\n  {store.location}/{failure_name(key)}"
-        console.print(words, style="red", highlight=False, soft_wrap=True)
+        say(console, words, "red")
     if causes:
-        console.print(f"{len(failed)} stages have failed; --retry-failed tries them again", highlight=False)
+        say(console, f"{len(failed)} stages have failed; --retry-failed tries them again")

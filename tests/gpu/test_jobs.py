@@ -12,6 +12,7 @@ HARMLESS = {
     ("index_put_", "ranking.py _ranks"): "writes a permutation: each place once",
     ("index_put_", "ranking.py refine"): "writes by a mask: each place once",
     ("index_put_", "pruners/baselines.py training_step"): "writes a permutation: each place once",
+    ("cumsum", "ties.py groups_of"): "sums whole numbers",
     ("max_pool2d_with_indices_backward", "training/descent.py step"): "VGG's windows do not overlap: one term a sum",
 }
 # Autocast's casts are made in C++, which takes the pretended GPU for no GPU.

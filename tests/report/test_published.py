@@ -117,6 +117,16 @@ def test_ltr_stands_beside_the_row_of_its_rewind_epoch(tmp_path, epoch, point):
         ),
         ({"snip": options("snip")}, ("data.validation=0.1",), "trained on all images"),
         ({"random_erk": options("random_erk")}, (), "no published row for random_erk at init"),
+        ({"snip": options("snip", micro_batch=20)}, (), "micro_batch=20 (published: None)"),
+        ({"grasp": options("grasp", micro_batch=20)}, (), "micro_batch=20 (published: None)"),
+        ({"cts": options("cts", scale=5.0)}, (), "scale=5.0 (published: None)"),
+        ({"snip": options("snip", smoothing=0.1)}, (), "smoothing=0.1 (unknown to the published tables)"),
+        ({"magnitude": options("magnitude", per_layer=True)}, (), "per_layer=True (unknown"),
+        ({"snip": options("snip")}, ("train.eval_batch_size=100",), "train.eval_batch_size=100 (unknown"),
+        ({"snip": options("snip")}, ("data.augment=false",), "data.augment=False (published: True)"),
+        ({"snip": options("snip")}, ("data.mixup=0.2",), "data.mixup=0.2 (unknown"),
+        ({"cts_mine": {"method": "cts_mine", "options": {}}}, (), "no published row for cts_mine at init"),
+        ({"ctsx": {"method": "ctsx", "options": {"epochs": 3, "k": 1}}}, (), "no published row for ctsx at init"),
         ({"ltr": options("ltr")}, (), "no published row for ltr at init"),
     ],
 )
@@ -176,3 +186,17 @@ def test_the_report_draws_every_published_density_and_says_so(tmp_path):
     assert report.tables["published"].empty
     assert len(report.notes) == 1
     assert "but the recipe differs: train.lr=0.05 (published: 0.1)." in report.notes[0]
+
+
+def test_a_recipe_with_an_option_that_the_tables_do_not_know_is_another_recipe(tmp_path):
+    run = published_run(tmp_path / "run", {"snip": options("snip")})
+    file = run / "experiment.yaml"
+    file.write_text(file.read_text().replace("train:\n", "train:\n  label_smoothing: 0.1\n"))
+    found, reasons = by_method(run)
+    assert found == {}
+    assert "train.label_smoothing=0.1 (unknown" in reasons["resnet20 · cifar10 · init: snip"]
+
+
+def test_where_the_data_lies_and_who_is_packed_with_whom_makes_no_other_recipe(tmp_path):
+    words = ("data.root=/elsewhere", "data.workers=3", "train.pack=2")
+    assert "snip" in by_method(published_run(tmp_path / "run", {"snip": options("snip")}, *words))[0]

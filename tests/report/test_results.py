@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 import prune_bench as pb
+from prune_bench.config import make_experiment
 from prune_bench.errors import PruneBenchError
+from prune_bench.sweep.run_folder import read_rates, write_rates
 from prune_bench.vocabulary import METRICS
 from tests.report.synthetic import make_run
 from tests.sweep.test_sweep import undisturbed  # noqa: F401
@@ -88,3 +90,26 @@ def test_parquet_holds_what_the_table_holds(tmp_path):
     back = pd.read_parquet(tmp_path / "results.parquet")
     missing = results.astype(object).where(results.notna(), None)
     pd.testing.assert_frame_equal(back.astype(object).where(back.notna(), None), missing)
+
+
+def test_where_the_data_lies_makes_no_other_setting(tmp_path):
+    runs = []
+    for name, words in {"one": [], "two": ["data.root=/elsewhere"], "three": ["data.workers=4"]}.items():
+        made = make_experiment({"name": "made", "methods": {"snip": {}}}, words)
+        runs.append(make_run(tmp_path / name, methods=("snip",), dense=False, experiment=made))
+    assert pb.load_results(*runs).setting.nunique() == 1
+    other = make_experiment({"name": "made", "methods": {"snip": {}}}, ["data.validation=0.2"])
+    runs.append(make_run(tmp_path / "four", methods=("snip",), dense=False, experiment=other))
+    assert pb.load_results(*runs).setting.nunique() == 2
+
+
+def test_what_stages_cost_is_kept_for_every_kind_of_device(tmp_path):
+    write_rates(tmp_path, "cpu", {"": 1.0, "training snip": 2.0})
+    write_rates(tmp_path, "cuda", {"": 0.1})
+    write_rates(tmp_path, "cpu", {"": 3.0})
+    assert read_rates(tmp_path, "cpu") == {"": 3.0, "training snip": 2.0}
+    assert read_rates(tmp_path, "cuda") == {"": 0.1}
+    (tmp_path / "costs.json").write_text("[1]")
+    assert read_rates(tmp_path, "cpu") == {}
+    write_rates(tmp_path, "cpu", {"": 3.0})
+    assert read_rates(tmp_path, "cpu") == {"": 3.0}

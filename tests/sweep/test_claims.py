@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from prune_bench.errors import PruneBenchError
 from prune_bench.files import open_files
 from prune_bench.identity import identity, is_alive
-from prune_bench.sweep.claims import Claims, living_claims
+from prune_bench.sweep.claims import Claims, cleaning, living_claims, sweeping
 
 KEYS = [f"training-{i:032x}" for i in range(40)]
 KEY = KEYS[0]
@@ -163,3 +164,47 @@ def test_a_store_that_cannot_be_written_is_told_and_nothing_is_held(folder, monk
     with pytest.raises(OSError, match="Read-only"):
         claims.take(KEYS[:2])
     assert Claims(folder).take(KEYS[:1])
+
+
+def test_setting_the_clock_makes_no_living_owner_dead(folder, monkeypatch):
+    first = Claims(folder)
+    first.take([KEY])
+    real = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: real(self) + 3600)
+    monkeypatch.setattr(psutil, "boot_time", lambda: real(psutil.Process()) + 3600, raising=False)
+    assert living_claims(folder) == [f"claims/{KEY}.0"]
+    assert not Claims(folder).take([KEY])
+
+
+def test_an_owner_of_the_version_before_is_known_by_its_time_since_1970(folder):
+    says(folder, f"claims/{KEY}.0", began=psutil.Process().create_time())
+    assert living_claims(folder) == [f"claims/{KEY}.0"]
+
+
+@pytest.mark.parametrize("odd", [{"pid": "x"}, {"pid": -1}, {"pid": 1 << 80}, {"began": None}, {"pid": [1]}])
+def test_an_owner_that_is_no_process_is_dead(folder, odd):
+    says(folder, f"claims/{KEY}.0", **odd)
+    assert living_claims(folder) == []
+    folder.write(f"claims/{KEY}.0", b"[" * 100_000)
+    folder.write(f"claims/{KEY}.x", b"")
+    assert not Claims(folder, dead_after=30).take([KEY])
+
+
+def test_what_killed_sweeps_left_is_removed_by_the_next(folder):
+    says(folder, "claims/sweep-1.0", began=-1.0)
+    with sweeping(folder):
+        assert len(living_claims(folder)) == len(list(folder.names("claims"))) == 1
+    assert list(folder.names("claims")) == []
+
+
+def test_a_sweep_waits_while_a_store_is_cleaned_and_cleaning_does_not_begin_in_a_sweep(files):
+    with cleaning(files):
+        sweep = sweeping(files)
+        waiting = threading.Thread(target=sweep.__enter__, daemon=True)
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    with pytest.raises(PruneBenchError, match="at work"), cleaning(files):
+        pass

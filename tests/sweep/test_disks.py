@@ -10,9 +10,14 @@ import pandas as pd
 import pytest
 
 import prune_bench as pb
+from prune_bench import cli
+from prune_bench.errors import PruneBenchError
 from prune_bench.files import LocalFiles
 from prune_bench.sweep import compute
+from prune_bench.sweep.housekeeping import export_run, import_run
+from prune_bench.sweep.run_folder import read_cells
 from prune_bench.sweep.store import Store, decode
+from tests.report.synthetic import make_run
 from tests.sweep.test_sweep import results, run
 
 WORDS = ("prune_at=[init]", "methods={snip: {}, magnitude: {}}", "variants=[original]")
@@ -181,3 +186,24 @@ def test_damage_in_an_object_store_is_set_aside_there(tmp_path):
     assert not store.has("result-00aa")
     assert len(list(store.files.names("damaged"))) == 1
     assert "damaged" in said[0]
+
+
+def test_an_export_to_a_full_disk_and_house_kept_on_a_read_only_one_end_in_words(small_disk, tmp_path, capsys):
+    made = make_run(tmp_path / "made", seeds=8)
+    archive = tmp_path / "y.zip"
+    export_run(made, archive, [row["key"] for row in read_cells(made).rows])
+    assert archive.stat().st_size > 160_000
+    with pytest.raises(PruneBenchError, match="No space left"):
+        export_run(made, small_disk / "z.zip", [row["key"] for row in read_cells(made).rows])
+    with pytest.raises(PruneBenchError, match="No space left"):
+        import_run(archive, small_disk / "a" / "run")
+    assert list(small_disk.rglob("*")) == []
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    run(small_disk / "run", *WORDS)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert cli.main(["clean", str(small_disk / "run")]) == 2
+    assert "Read-only" in capsys.readouterr().err
+    for folder in (small_disk / "run", small_disk / "new"):
+        with pytest.raises(PruneBenchError):
+            import_run(archive, folder)
+    assert cli.main(["status", str(small_disk / "run")]) == 0

@@ -64,11 +64,11 @@ def test_clean_keeps_what_unfinished_cells_need(whole, folder, monkeypatch):
     pd.testing.assert_frame_equal(results(folder), results(whole))
 
 
-def test_clean_removes_what_another_experiment_left(folder):
+def test_clean_keeps_the_results_of_a_wider_look_in_the_same_folder(folder):
     run(folder, "prune_at=[init]", "methods={magnitude: {}}", "variants=[original]")
     cli.main(["clean", str(folder)])
     methods = {record["method"] for record in map(record_of, (folder / "store" / "result").rglob("*.safetensors"))}
-    assert methods == {"magnitude"}
+    assert methods == {"magnitude", "snip"}
 
 
 def record_of(path):

@@ -133,6 +133,8 @@ def _do_all(job: Job, wanted: list[Stage]) -> dict[str, Failure]:
 
 def _try(job: Job, lanes: tuple[Stage | None, ...]) -> Failure | None:
     alive = [stage for stage in lanes if stage is not None]
+    import prune_bench.sweep.compute  # noqa: F401  # torch: what a worker's first import takes is no stage's time
+
     log.info("on %s: %s", job.device, "; ".join(f"{stage.kind} {stage.label}" for stage in alive))
     try:
         with _at_most(job.limits.stage_seconds and job.limits.stage_seconds * len(alive)):
