@@ -86,9 +86,9 @@ class _Run:
         threads: int, limits: Limits, watch: Watch, replay: Replay,
     ) -> None:  # fmt: skip
         self._todo, self._packs, self._store, self._executor = todo, packs, store, executor
-        self._claims, self._threads, self._limits, self._watch = claims, threads, limits, watch
-        self._replay: Replay = replay
-        self._progress = Progress(todo, len(executor.devices))
+        self._claims, self._threads, self._limits, self._watch, self._replay = claims, threads, limits, watch, replay
+        self._health = Health()
+        self._progress = Progress(todo, len(executor.devices), retired=self._health.retired)
         self._pack_of = {key: i for i, pack in enumerate(packs) for key in pack.wanted}
         self._waits = [{k for key in pack.wanted for k in todo[key].inputs.values() if k in todo} for pack in packs]
         self._users = users_of(todo)
@@ -98,8 +98,6 @@ class _Run:
         self._alone: list[int] = []  # packs to be tried once more with a device to themselves
         self._was_alone: set[int] = set()
         self._places: list[str] = getattr(executor, "places", executor.devices)
-        self._health = Health()
-        self._progress.retired = self._health.retired
         self._free = list(range(len(executor.devices)))
         self._running: dict[Future[Outcome], _Running] = {}
 
