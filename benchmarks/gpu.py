@@ -99,13 +99,16 @@ def parts(out: Path, device: str, toy: bool, words: Sequence[str]) -> list[Part]
 
 
 def run(part: Part, seconds: float, log: Path, more: Sequence[str] = ()) -> int | None:
-    """Runs a part for a time, then stops it as Ctrl-C does; its exit status, or None if it had to be stopped."""
+    """Runs a part for a time, then has it stop; its exit status, or None if it had to be stopped.
+
+    By SIGTERM, because a process that was begun in a script's background may ignore Ctrl-C.
+    """
     with log.open("ab") as said:
         child = subprocess.Popen((*part.words, *more), stdout=said, stderr=said, start_new_session=True)
         try:
             return child.wait(seconds)
         except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
-            child.send_signal(signal.SIGINT)
+            child.terminate()
             try:
                 child.wait(PATIENCE)
             except subprocess.TimeoutExpired:
