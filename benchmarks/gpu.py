@@ -229,7 +229,10 @@ def main() -> None:
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}; there are {', '.join(p.name for p in plan)}")
     args.out.mkdir(parents=True, exist_ok=True)
     book = Book(args.out, device, args.again)
-    work(plan, book, args.out, 60 * args.minutes, args.again)
+    try:
+        work(plan, book, args.out, 60 * args.minutes, args.again)
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; the same command goes on")
     left = [part.name for part in plan if not book.over(part)]
     print(f"left: {', '.join(left)}; the same command goes on" if left else f"nothing is left; {args.out}/gpu.json")
 
