@@ -101,7 +101,7 @@ def test_a_lonely_job_has_a_whole_gpu_while_the_other_is_at_work(make, tmp_path)
     futures[jobs.index(first)].result(timeout=60)
     alone = executor.submit(lonely, jobs.index(first))
     other.end()
-    time.sleep(1)
+    time.sleep(6)  # longer than an actor takes to begin
     assert not list(tmp_path.glob("lonely*"))  # on each GPU somebody is at work
     second.end()
     assert lonely.gpu() == "0"
