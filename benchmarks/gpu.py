@@ -99,13 +99,16 @@ def parts(out: Path, device: str, toy: bool, words: Sequence[str]) -> list[Part]
 
 
 def run(part: Part, seconds: float, log: Path, more: Sequence[str] = ()) -> int | None:
-    """Runs a part for a time, then stops it as Ctrl-C does; its exit status, or None if it had to be stopped."""
+    """Runs a part for a time, then has it stop; its exit status, or None if it had to be stopped.
+
+    By SIGTERM, because a process that was begun in a script's background may ignore Ctrl-C.
+    """
     with log.open("ab") as said:
         child = subprocess.Popen((*part.words, *more), stdout=said, stderr=said, start_new_session=True)
         try:
             return child.wait(seconds)
         except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
-            child.send_signal(signal.SIGINT)
+            child.terminate()
             try:
                 child.wait(PATIENCE)
             except subprocess.TimeoutExpired:
@@ -226,7 +229,10 @@ def main() -> None:
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}; there are {', '.join(p.name for p in plan)}")
     args.out.mkdir(parents=True, exist_ok=True)
     book = Book(args.out, device, args.again)
-    work(plan, book, args.out, 60 * args.minutes, args.again)
+    try:
+        work(plan, book, args.out, 60 * args.minutes, args.again)
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; the same command goes on")
     left = [part.name for part in plan if not book.over(part)]
     print(f"left: {', '.join(left)}; the same command goes on" if left else f"nothing is left; {args.out}/gpu.json")
 

@@ -92,7 +92,7 @@ class Devices:
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes the GPUs there are, else the CPU. An NVIDIA GPU that is there and cannot be used is an error."""
     count: Positive | None = None
-    """How many devices (CPU: processes) to use; null for all there are."""
+    """How many devices (CPU: processes) to use; null for all there are, of cores as many as a container may use."""
     cells_per_gpu: Positive = 1
     """Cells that share a GPU; each is a process of its own."""
     per_cell: Positive = 1

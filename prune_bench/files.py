@@ -126,7 +126,10 @@ class LocalFiles:
 
     def read(self, name: str) -> bytes:
         """See :class:`Files`."""
-        return self._path(name).read_bytes()
+        try:
+            return self._path(name).read_bytes()
+        except NotADirectoryError as error:  # the folder is below a plain file
+            raise FileNotFoundError(*error.args) from None
 
     def write(self, name: str, data: bytes) -> None:
         """See :class:`Files`; written aside, synced to the disk, renamed."""

@@ -29,7 +29,11 @@ class Gpu:
 
 
 def visible_gpus() -> tuple[Gpu, ...]:
-    """The GPUs that ``CUDA_VISIBLE_DEVICES`` leaves to this process; empty where ``nvidia-smi`` cannot tell."""
+    """The GPUs that ``CUDA_VISIBLE_DEVICES`` leaves to this process; empty where ``nvidia-smi`` cannot tell.
+
+    CUDA numbers the fastest first, and the driver numbers by bus. Where kinds differ and one is named by its number,
+    they are all there are, unless ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` has CUDA number by bus too.
+    """
     listing = _nvidia_smi("-L")
     rows = _nvidia_smi(f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader")
     facts = {row[0]: row[1:] for row in (re.split(r",\s*", line) for line in rows) if len(row) == len(_QUERY)}
@@ -56,6 +60,7 @@ def _visible(gpus: list[Gpu], names: str | None) -> tuple[Gpu, ...]:
     """Those that are named, by index or by the beginning of the uuid; as CUDA does, up to the first unknown name."""
     if names is None:
         return tuple(gpus)
+    one_order = len({gpu.name for gpu in gpus}) <= 1 or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
     chosen: list[Gpu] = []
     for name in (word.strip() for word in names.split(",")):
         there = [
@@ -65,6 +70,8 @@ def _visible(gpus: list[Gpu], names: str | None) -> tuple[Gpu, ...]:
         ]
         if not there:
             break
+        if name.isdigit() and not one_order:
+            return tuple(gpus)
         chosen.append(there[0])
     return tuple(chosen)
 

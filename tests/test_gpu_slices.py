@@ -64,6 +64,19 @@ def test_what_goes_on_is_cut_off_as_often_as_it_takes(gpu, run_slice, tmp_path):
     assert json.loads((tmp_path / "gpu.json").read_text())["parts"]["sweep"]["slices"] == 3
 
 
+def test_what_is_cut_off_ends_tidily_even_where_ctrl_c_is_ignored(gpu, tmp_path):
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(ended)!r}).touch(), sys.exit(1)))\n"
+        f"pathlib.Path({str(begun)!r}).touch()\n"
+        "time.sleep(60)"
+    )
+    assert gpu.run(script(gpu, tmp_path, "sweep", code, goes_on=True), 3.0, tmp_path / "log") is None
+    assert begun.exists() and ended.exists()
+
+
 def test_what_cannot_go_on_has_one_whole_slice_before_it_is_given_up(gpu, run_slice, tmp_path):
     first, long, last = (script(gpu, tmp_path, *of) for of in (("first", ""), ("long", WAIT), ("last", "")))
     assert run_slice(3, first, long, last) == {"first": "done", "long": "cut"}

@@ -18,8 +18,22 @@ from prune_bench.gpus import visible_gpus
 )
 def test_gpus_are_those_that_cuda_would_see(machine, monkeypatch, visible, names):
     machine("GPU 0: A (UUID: GPU-a1)", "GPU 1: B (UUID: GPU-b1)", "GPU 2: B (UUID: GPU-b2)")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [gpu.name for gpu in visible_gpus()] == names
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [("1", ["A", "B"]), ("0", ["A", "B"]), ("GPU-b1", ["B"]), ("GPU-b1,0", ["A", "B"]), ("7", [])],
+)
+def test_where_kinds_differ_a_number_tells_no_kind_because_cuda_numbers_the_fastest_first(
+    machine, monkeypatch, visible, names
+):
+    machine("GPU 0: A (UUID: GPU-a1)", "GPU 1: B (UUID: GPU-b1)")
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [gpu.name for gpu in visible_gpus()] == names
 
 

@@ -150,3 +150,12 @@ def test_batch_statistics_on_1x1_maps_are_no_obstacle() -> None:
 def test_every_metric_of_a_mask_is_in_the_vocabulary() -> None:
     assert set(mask_metrics(nn.Linear(3, 2), Mask.full(nn.Linear(3, 2)), (3,))) <= set(METRICS)
     assert all(METRICS.values())
+
+
+def test_the_network_runs_once_for_all_metrics_of_a_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    real = Residual.forward
+    monkeypatch.setattr(Residual, "forward", lambda self, x: runs.append(len(x)) or real(self, x))
+    network = Residual()
+    mask_metrics(network, Mask.full(network), (3, 8, 8))
+    assert len(runs) == 1

@@ -10,6 +10,7 @@ import torch
 from prune_bench.config import Precision
 from prune_bench.doctor.lines import Line, Subject
 from prune_bench.doctor.toy import STEPS, WORKS, Work, difference, outcome, precisions
+from prune_bench.sweep.executors.device_faults import Fault, fault_of
 from prune_bench.sweep.store import Artifact
 from prune_bench.training.replay import recorded_steps
 
@@ -62,7 +63,9 @@ def _replayed(work: Work, precision: Precision, device: torch.device) -> tuple[f
     try:
         with recorded_steps("graph" if device.type == "cuda" else "tape") as recording:
             recorded = outcome(work, precision, device)
-    except RuntimeError as error:  # of CUDA: the other kinds are tried all the same
+    except RuntimeError as error:  # of CUDA: the other kinds are tried all the same, if they can be
+        if fault_of(error) is Fault.DEVICE:
+            raise
         return None, f"fails: {str(error).splitlines()[0]}"
     if recording.refused or not recording.replayed:
         return None, "cannot be recorded"

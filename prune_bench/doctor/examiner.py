@@ -58,9 +58,12 @@ class Examiner:
                 yield _mend(check, self._last_words(process), begun)
                 self._end()
                 return
-            if (line := json.loads(answer)) is None:
+            said = json.loads(answer)
+            if isinstance(said, bool):
+                if not said:
+                    self._end()
                 return
-            yield Line(**line)
+            yield Line(**said)
 
     def _started(self) -> subprocess.Popen[str]:
         if self._process is None:

@@ -22,7 +22,8 @@ def look(subject: Subject) -> Iterator[Line]:
     torch.cuda.init()
     found, (free, total) = torch.cuda.get_device_properties(place), torch.cuda.mem_get_info(place)
     bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    versions = [asdict(own) for own in local_versions()]
+    there = local_versions()
+    versions = [asdict(own) for own in there if own.gpu == found.name or len(there) == 1]
     values = {"memory_bytes": total, "bfloat16": bfloat16, "versions": versions[0] if len(versions) == 1 else None}
     yield Line(
         name="GPU",

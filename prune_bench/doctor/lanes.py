@@ -19,6 +19,7 @@ from prune_bench.packing import can_pack, pack
 from prune_bench.precision import repeatable
 from prune_bench.randomness import generator
 from prune_bench.sweep.cells import read_methods
+from prune_bench.sweep.executors.device_faults import Fault, fault_of
 from prune_bench.sweep.pack_sizes import network_mark
 from prune_bench.training.descent import Descent
 from prune_bench.training.replay import Replayed, record_of, recorded_steps
@@ -26,7 +27,6 @@ from prune_bench.training.replay import Replayed, record_of, recorded_steps
 LANES = (1, 2, 4, 8)
 _LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 _WARM_UP, _MOST_STEPS, _SECONDS = 6, 50, 0.3
-_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED")
 
 
 class Bench:
@@ -188,7 +188,7 @@ def _measured(
             try:
                 found.append(bench.step_time(batch, precision, count, other_layout=other))
             except RuntimeError as error:
-                if not any(words in str(error) for words in _OUT_OF_MEMORY):
+                if fault_of(error) is not Fault.MEMORY:
                     raise
                 return sorted(found, key=lambda step: not step.own)
     return sorted(found, key=lambda step: not step.own)

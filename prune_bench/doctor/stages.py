@@ -9,6 +9,7 @@ from prune_bench.config import Limits
 from prune_bench.doctor.lines import Line, Subject
 from prune_bench.doctor.toy import toy_experiment
 from prune_bench.sweep.executors.base import Job, run_job
+from prune_bench.sweep.executors.device_faults import DeviceFault
 from prune_bench.sweep.stages import KINDS, Kind, Stage
 from prune_bench.sweep.sweep import prepare
 
@@ -26,11 +27,18 @@ def run_stages(subject: Subject, device: str, name: str, kinds: tuple[Kind, ...]
         device: As torch names it; several are joined by ``+``.
         name: What the line is called.
         kinds: Those to do.
+
+    Raises:
+        DeviceFault: The device fails.
     """
     plan = prepare(toy_experiment())
     with tempfile.TemporaryDirectory(prefix="prune-bench-doctor-") as store:
         for stage in (stage for stage in plan.stages.values() if stage.kind in kinds):
-            failed = run_job(_job(stage, store, device, subject.experiment.devices.threads)).failed
+            job = _job(stage, store, device, subject.experiment.devices.threads)
+            try:
+                failed = run_job(job).failed
+            except DeviceFault as fault:
+                raise DeviceFault(f"in a {stage.kind} on {device}: {fault}", fault.fault) from fault
             if failed:
                 ((_, failure),) = failed.items()
                 words = f"a {stage.kind} fails on {device}: {failure.reason}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections import Counter
@@ -58,6 +59,10 @@ def _why_not_cuda() -> str:
     """Why a sweep takes the CPU; a GPU that is there and cannot be used is an error of `find_devices`."""
     import torch
 
+    from prune_bench.sweep.executors.devices import gpus_are_hidden
+
+    if gpus_are_hidden():
+        return f"; CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r} hides every GPU"
     if torch.cuda.is_available():
         return "; devices.accelerator=cpu leaves the GPUs alone"
     return "; no CUDA GPU here" if torch.version.cuda else "; this torch is built without CUDA"

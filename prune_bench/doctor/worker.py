@@ -10,10 +10,11 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from importlib import import_module
-from typing import Any
+from typing import IO, Any
 
 from prune_bench.config import make_experiment
 from prune_bench.doctor.lines import Line, Look, Subject
+from prune_bench.sweep.executors.device_faults import DeviceFault, Fault, fault_of
 from prune_bench.sweep.executors.ranks import follow
 
 
@@ -24,9 +25,17 @@ def main() -> None:
     with os.fdopen(os.dup(1), "w", buffering=1) as answers:
         os.dup2(2, 1)
         for request in sys.stdin:
-            for line in answer(json.loads(request)):
-                print(json.dumps(asdict(line)), file=answers)
-            print("null", file=answers)
+            print(json.dumps(_answered(json.loads(request), answers)), file=answers)
+
+
+def _answered(request: dict[str, Any], answers: IO[str]) -> bool:
+    """Writes a check's lines; False if this process can do no other check."""
+    try:
+        for line in answer(request):
+            print(json.dumps(asdict(line)), file=answers)
+    except DeviceFault:
+        return False
+    return True
 
 
 def answer(request: dict[str, Any]) -> Iterator[Line]:
@@ -34,6 +43,9 @@ def answer(request: dict[str, Any]) -> Iterator[Line]:
 
     Args:
         request: ``name`` and ``function`` of the check; ``experiment``, ``device`` and ``known`` of the subject.
+
+    Raises:
+        DeviceFault: The check has met an error of the device, after which CUDA may answer nothing else here.
     """
     begun = time.perf_counter()
     try:
@@ -47,6 +59,8 @@ def answer(request: dict[str, Any]) -> Iterator[Line]:
         traceback.print_exc()
         words = f"{type(error).__name__}: {error}".strip()
         yield Line(name=request["name"], verdict="mend", words=words, seconds=time.perf_counter() - begun)
+        if (fault := fault_of(error)) not in (Fault.STAGE, Fault.MEMORY):
+            raise DeviceFault(words, fault) from error
 
 
 def _look(function: str) -> Look:

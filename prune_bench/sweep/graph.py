@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prune_bench.sweep.stages import Plan, Stage
@@ -45,6 +45,22 @@ def with_inputs(keys: Iterable[str], stages: Mapping[str, Stage]) -> set[str]:
         if key not in found:
             found.add(key)
             stack.extend(stages[key].inputs.values())
+    return found
+
+
+def dependants(key: str, users: Mapping[str, Sequence[str]]) -> set[str]:
+    """All stages that need this one, near and far.
+
+    Args:
+        key: The stage's.
+        users: Result of :func:`users_of`.
+    """
+    found: set[str] = set()
+    stack = list(users[key])
+    while stack:
+        if (user := stack.pop()) not in found:
+            found.add(user)
+            stack.extend(users[user])
     return found
 
 

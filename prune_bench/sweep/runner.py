@@ -12,7 +12,7 @@ from prune_bench.config import Limits, Replay
 from prune_bench.sweep.claims import Claims
 from prune_bench.sweep.executors import Executor, Job, Outcome
 from prune_bench.sweep.failures import Failure, failures_of, read_failure, write_failure
-from prune_bench.sweep.graph import remaining_cost, users_of
+from prune_bench.sweep.graph import dependants, remaining_cost, users_of
 from prune_bench.sweep.health import Health, failure_words
 from prune_bench.sweep.packs import OpenPack, Pack, open_packs
 from prune_bench.sweep.stages import Stage
@@ -86,9 +86,9 @@ class _Run:
         threads: int, limits: Limits, watch: Watch, replay: Replay,
     ) -> None:  # fmt: skip
         self._todo, self._packs, self._store, self._executor = todo, packs, store, executor
-        self._claims, self._threads, self._limits, self._watch = claims, threads, limits, watch
-        self._replay: Replay = replay
-        self._progress = Progress(todo, len(executor.devices))
+        self._claims, self._threads, self._limits, self._watch, self._replay = claims, threads, limits, watch, replay
+        self._health = Health()
+        self._progress = Progress(todo, len(executor.devices), retired=self._health.retired)
         self._pack_of = {key: i for i, pack in enumerate(packs) for key in pack.wanted}
         self._waits = [{k for key in pack.wanted for k in todo[key].inputs.values() if k in todo} for pack in packs]
         self._users = users_of(todo)
@@ -98,8 +98,6 @@ class _Run:
         self._alone: list[int] = []  # packs to be tried once more with a device to themselves
         self._was_alone: set[int] = set()
         self._places: list[str] = getattr(executor, "places", executor.devices)
-        self._health = Health()
-        self._progress.retired = self._health.retired
         self._free = list(range(len(executor.devices)))
         self._running: dict[Future[Outcome], _Running] = {}
 
@@ -110,12 +108,12 @@ class _Run:
         for key, failure in failures_of(self._store, self._todo).items():
             self._fail(key, failure)
         while self._ready or self._held or self._alone or self._running:
+            if self._health.retired and not self._free and not self._running:
+                raise self._health.all_gone()
             self._hand_out()
             self._watch(self._progress, None)
             for future in self._finished():
                 self._settle(self._running.pop(future), future)
-            if self._health.retired and not self._free and not self._running:
-                raise self._health.all_gone()
         return self._progress
 
     def _offer(self, pack: int) -> None:
@@ -245,7 +243,7 @@ class _Run:
 
     def _bury(self, job: _Running, death: BrokenExecutor) -> None:
         """A worker died: its pack is tried again, in the end each lane by itself, so that one costs no other."""
-        self._health.died(job.pack, getattr(death, "place", None) or self._places[job.slot], death)
+        self._health.died(job.pack, self._places[job.slot], death)
         if time.monotonic() > job.deadline:
             words = f"it hung: stopped long after limits.stage_seconds={self._limits.stage_seconds:g}"
         elif self._health.lives(job.pack) > 0:
@@ -286,15 +284,10 @@ class _Run:
         if record:
             write_failure(self._store, key, label, failure)
         self._progress.failed[key] = failure.reason
-        lost, stack = [key], list(self._users[key])
-        while stack:
-            user = stack.pop()
-            if user not in self._progress.failed:
-                words = f"needs {self._todo[key].kind} {label!r}, which failed: {failure.reason}"
-                self._progress.failed[user] = words
-                lost.append(user)
-                stack.extend(self._users[user])
-        for gone in lost:
+        lost = dependants(key, self._users) - self._progress.failed.keys()
+        words = f"needs {self._todo[key].kind} {label!r}, which failed: {failure.reason}"
+        self._progress.failed |= dict.fromkeys(lost, words)
+        for gone in (key, *lost):
             self._release(gone)
         self._watch(self._progress, None)
 

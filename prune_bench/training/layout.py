@@ -37,9 +37,14 @@ def memory_layout(network: nn.Module, x: Tensor, *, precision: Precision, lanes:
     """
     if all(parameter.dim() != 4 for parameter in network.parameters()):
         return torch.contiguous_format
-    if x.device.type == "cuda" and (lanes > 1 or precision == "float32"):
+    if x.device.type == "cuda" and not gpu_gains(precision, lanes):
         return torch.contiguous_format
     return torch.channels_last if _same_either_way(network, x[:_SAMPLES]) else torch.contiguous_format
+
+
+def gpu_gains(precision: Precision, lanes: int) -> bool:
+    """Whether a GPU is faster with channels-last: tensor cores are, grouped convolutions and float32 are not."""
+    return lanes == 1 and precision != "float32"
 
 
 def lay_out_(network: nn.Module, layout: torch.memory_format) -> None:

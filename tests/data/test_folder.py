@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from prune_bench import parallel
-from prune_bench.data import load_data
+from prune_bench.data import folder, load_data
 from prune_bench.errors import DataError
 from prune_bench.randomness import generator
 
@@ -19,11 +19,11 @@ GREYS = {"n01": (30, 90), "n02": (120, 210)}
 def root(tmp_path):
     for wnid, (low, high) in GREYS.items():
         for split, count in (("train", 6), ("val", 3)):
-            folder = tmp_path / "imagenet" / split / wnid
-            folder.mkdir(parents=True)
+            home = tmp_path / "imagenet" / split / wnid
+            home.mkdir(parents=True)
             for i in range(count):
                 noise = torch.randint(low, high, (40, 50, 3), generator=generator(i, split, wnid))
-                Image.fromarray(noise.to(torch.uint8).numpy()).save(folder / f"{wnid}_{i}.JPEG", quality=95)
+                Image.fromarray(noise.to(torch.uint8).numpy()).save(home / f"{wnid}_{i}.JPEG", quality=95)
     return tmp_path
 
 
@@ -45,6 +45,16 @@ def test_it_gives_what_a_small_data_set_gives(root):
 def test_labels_belong_to_their_pictures(root):
     for x, y in load(root).evaluation("test", 4):
         assert torch.equal((x.mean((1, 2, 3)) > 0).long(), y)
+
+
+def test_the_next_batch_is_on_its_way_while_one_is_in_use(root, monkeypatch):
+    sent, real = [], folder.send
+    monkeypatch.setattr(folder, "send", lambda tensor, device: sent.append(len(tensor)) or real(tensor, device))
+    batches = load(root).epoch(0, 4, augment=True)
+    next(batches)
+    assert sent == [4] * 4  # pictures and labels of two batches
+    next(batches)
+    assert sent == [4] * 4 and not list(batches)
 
 
 def test_augmentation_is_drawn_for_epoch_and_picture_and_leaves_global_randomness_alone(root):

@@ -95,12 +95,14 @@ def test_a_graph_that_cannot_be_made_is_told_for_each_kind(monkeypatch, only):
     only("training", "cts_kl")
 
     def refused(*_):
-        raise RuntimeError("CUDA error: operation not permitted\nCompile with TORCH_USE_CUDA_DSA")
+        raise RuntimeError(
+            "CUDA error: operation not permitted when stream is capturing\nCompile with TORCH_USE_CUDA_DSA"
+        )
 
     monkeypatch.setattr(recording, "Tape", refused)
     *told, summary = bits.replay(subject())
     assert [line.verdict for line in told] == ["mend", "mend"]
-    assert "cts_kl float32: fails: CUDA error: operation not permitted; " in told[1].words
+    assert "cts_kl float32: fails: CUDA error: operation not permitted when stream is capturing; " in told[1].words
     assert summary.values == {"replay": {}}
 
 

@@ -37,6 +37,15 @@ def test_what_a_check_raises_is_a_line_after_its_others(examiner):
     assert "ArithmeticError: one and one is three" in lines[1].words
 
 
+def test_after_an_error_of_the_device_the_next_check_has_a_fresh_process(examiner):
+    first, error = examiner.examine(check("falls_off_the_bus"), subject())
+    assert (first.verdict, error.verdict) == ("pass", "mend")
+    assert "illegal memory access" in error.words
+    (next_,) = examiner.examine(check("process"), subject())
+    assert next_.verdict == "figure"
+    assert next_.words != first.words
+
+
 def test_a_check_that_cannot_be_imported_is_a_line(examiner):
     (line,) = examiner.examine(Check(name="gone", function="tests.doctor.planted:gone"), subject())
     assert (line.verdict, "gone" in line.words) == ("mend", True)

@@ -44,6 +44,11 @@ def test_why_there_is_no_device_is_told_and_the_cpu_is_looked_at(monkeypatch):
     assert line.values["devices"] == ["cpu"]
 
 
+def test_who_hides_the_gpus_is_told_so(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert "CUDA_VISIBLE_DEVICES='-1' hides every GPU" in versions.devices(subject().experiment).words
+
+
 def test_devices_of_a_cluster_are_not_asked_for_and_those_that_share_a_cell_are_counted_apart():
     words = ("devices.accelerator=cpu", "devices.count=4", "devices.per_cell=2")
     line = versions.devices(subject(*words, "devices.address=head:6379", "executor=ray").experiment)
@@ -77,6 +82,12 @@ def test_a_driver_that_is_silent_is_a_mend_and_no_profile_is_kept(h100, machine)
     machine()
     assert ("driver", "mend") in verdicts(look())
     assert verdicts(gpu.keep(subject(known=look()[0].values))) == [("profile", "skipped")]
+
+
+def test_of_two_kinds_it_is_the_one_that_torch_names(h100, machine, monkeypatch):
+    machine("GPU 0: Tesla T4 (UUID: GPU-a1)", H100.replace("GPU 0", "GPU 1"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # the fastest, which is the driver's second
+    assert look()[0].values["versions"]["gpu"] == "NVIDIA H100 80GB HBM3"
 
 
 @pytest.mark.parametrize("overrides", [["train.precision=bfloat16"], ["methods={cts: {precision: bfloat16}}"]])

@@ -41,7 +41,8 @@ def test_more_lanes_and_the_other_layout_are_the_same_training_at_their_own_time
 
 
 @pytest.mark.parametrize(
-    "words", ["CUDA out of memory. Tried to", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory"]
+    "words",
+    ["CUDA out of memory. Tried to", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory", "std::bad_alloc"],
 )
 def test_lanes_that_do_not_fit_end_the_measurement_of_more(monkeypatch, words):
     class Full:

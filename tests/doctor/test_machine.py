@@ -1,4 +1,4 @@
-"""Cores, threads and memory, with control groups written by hand."""
+"""Cores, threads and memory, against what slots ask of them."""
 
 import os
 from types import SimpleNamespace
@@ -44,29 +44,6 @@ def test_others_at_work_are_told(four_cores, monkeypatch):
     assert "others are at work" not in machine.cores(4, 1, None).words
     monkeypatch.setattr(os, "getloadavg", lambda: (9.0, 0, 0))
     assert "load 9.0: others are at work" in machine.cores(4, 1, None).words
-
-
-@pytest.mark.parametrize(
-    ("files", "cores", "memory"),
-    [
-        ({"cgroup": "0::/a/b\n", "root/a/b/cpu.max": "max 100000", "root/a/cpu.max": "150000 100000",
-          "root/a/b/memory.max": "max", "root/memory.max": "4096"}, 1.5, 4096),
-        ({"cgroup": "0::/\n", "root/cpu.max": "200000 100000\n", "root/memory.max": "max"}, 2.0, None),
-        ({"cgroup": "3:cpu,cpuacct:/x\n5:memory:/y\n", "root/cpu/x/cpu.cfs_quota_us": "50000",
-          "root/cpu/x/cpu.cfs_period_us": "100000", "root/cpu/cpu.cfs_quota_us": "-1",
-          "root/cpu/cpu.cfs_period_us": "100000", "root/memory/y/memory.limit_in_bytes": "1000"}, 0.5, 1000),
-        ({"cgroup": "nothing of the kind\n"}, None, None),
-        ({"cgroup": "0::/\n", "root/cpu.max": "1 0", "root/memory.max": "much"}, None, None),
-        ({}, None, None),
-    ],
-)  # fmt: skip
-def test_limits_of_control_groups_of_both_versions(tmp_path, files, cores, memory):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    groups = machine._groups(tmp_path / "cgroup", tmp_path / "root")
-    assert machine.quota(groups) == cores
-    assert machine.memory_limit(groups) == memory
 
 
 def test_memory_is_what_is_free_and_no_more_than_the_limit(monkeypatch):

@@ -3,8 +3,10 @@
 import pytest
 
 from prune_bench import parallel
-from prune_bench.doctor import ranks, stages
+from prune_bench.config import experiment_values
+from prune_bench.doctor import ranks, stages, worker
 from prune_bench.sweep import compute
+from prune_bench.sweep.executors import DeviceFault
 from prune_bench.sweep.executors.ranks import RankDied
 from prune_bench.sweep.stages import KINDS
 from tests.doctor.planted import subject, verdicts
@@ -29,6 +31,20 @@ def test_a_stage_that_fails_is_told_with_its_reason(monkeypatch, kind):
     assert line.verdict == "mend"
     assert f"a {kind} fails on cpu: RuntimeError: CUDA error: the launch timed out" in line.words
     assert "in failing" in line.values["trace"]
+
+
+def test_a_device_that_fails_is_told_with_the_stage_it_failed(monkeypatch):
+    def dies(job):
+        raise DeviceFault("AcceleratorError: CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(stages, "run_job", dies)
+    request = {"name": "stages", "function": "prune_bench.doctor.stages:look", "device": "cuda:0", "known": {}}
+    answers = worker.answer(request | {"experiment": experiment_values(subject().experiment)})
+    line = next(answers)
+    assert (line.name, line.verdict) == ("stages", "mend")
+    assert "in a state on cuda:0: AcceleratorError: CUDA error: unspecified launch failure" in line.words
+    with pytest.raises(DeviceFault):
+        next(answers)
 
 
 @pytest.mark.slow

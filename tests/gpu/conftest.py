@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from prune_bench.config import Precision
 from prune_bench.pruners import concrete
 from prune_bench.training import descent
+from prune_bench.training.layout import gpu_gains
 from tests.gpu.jobs import JOBS, Place
 from tests.gpu.pretended import Pretended, pretended_gpu
 from tests.gpu.seen import Seen
@@ -69,8 +71,8 @@ def gpu():
 def layout_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory layout that a GPU's networks have, on the CPU too: sums depend on it."""
 
-    def chosen(network: nn.Module, x: Tensor, *, precision: str, lanes: int) -> torch.memory_format:
-        return torch.channels_last if precision == "tf32" and lanes == 1 else torch.contiguous_format
+    def chosen(network: nn.Module, x: Tensor, *, precision: Precision, lanes: int) -> torch.memory_format:
+        return torch.channels_last if gpu_gains(precision, lanes) else torch.contiguous_format
 
     for module in (descent, concrete):
         monkeypatch.setattr(module, "memory_layout", chosen, raising=False)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from prune_bench.config import Recipe
+from prune_bench.config import Precision, Recipe
 from prune_bench.data import load_data
 from prune_bench.mask import Mask
 from prune_bench.models import build_model
@@ -34,10 +34,10 @@ def data(lanes: int, gpu: Gpu) -> Any:
     return pack_data([load_data("synthetic", DATA, seed).to(gpu.place) for seed in range(lanes)])
 
 
-def train(gpu: Gpu, lanes: int) -> None:
+def train(gpu: Gpu, lanes: int, precision: Precision = "float32") -> None:
     networks = [network(seed) for seed in range(lanes)]
     masks = Mask.side_by_side([random_mask(own, 0, density=0.05) for own in networks])
-    descent = Descent(pack(networks).to(gpu.place), masks, Recipe(batch_size=BATCH), lanes=lanes)
+    descent = Descent(pack(networks).to(gpu.place), masks, Recipe(batch_size=BATCH, precision=precision), lanes=lanes)
     for x, y in third_step_counted(gpu, data(lanes, gpu).epoch(0, BATCH, augment=True)):
         descent.step(x, y)
 
@@ -66,6 +66,7 @@ def third_step_counted(gpu: Gpu, batches: Iterator[Any]) -> Iterator[Any]:
     ("do", "lanes", "ceiling"),
     [
         pytest.param(train, 1, 193, id="training"),
+        pytest.param(lambda *how: train(*how, "tf32"), 1, 193, id="training in channels-last"),
         pytest.param(train, 8, 312, id="training x8"),
         pytest.param(lambda *how: search(*how, "cts"), 1, 218, id="cts"),
         pytest.param(lambda *how: search(*how, "cts"), 8, 276, id="cts x8"),

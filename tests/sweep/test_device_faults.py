@@ -138,9 +138,14 @@ def broken(*_):
 def test_a_devices_error_is_no_failure_of_the_stage(tmp_path, monkeypatch):
     monkeypatch.setattr(compute, "compute", broken)
     with pytest.raises(DeviceFault, match="illegal memory access"):
-        run_job(job(tmp_path))
+        run_job(job(tmp_path, "cuda:0"))
     with pytest.raises(DeviceError, match=r"illegal memory access.*state a state.*not recorded"):
-        InlineExecutor("cpu").submit(job(tmp_path), 0).result()
+        InlineExecutor("cuda:0").submit(job(tmp_path, "cuda:0"), 0).result()
+
+
+def test_such_an_error_in_a_sweep_on_the_cpu_is_the_stages_which_asked_for_a_gpu_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(compute, "compute", broken)
+    assert "illegal memory access" in run_job(job(tmp_path)).failed[STAGE.key].reason
 
 
 def broken_in_a_rank(device):

@@ -99,6 +99,15 @@ def test_a_store_that_cannot_be_written_fails_every_cell_with_the_reason(tmp_pat
     assert "Read-only" in words
 
 
+def test_a_store_below_a_plain_file_fails_every_cell_with_the_reason(tmp_path):
+    (tmp_path / "file").touch()
+    code, words = run(tmp_path / "run", *WORDS, f"store={tmp_path / 'file' / 'store'}")
+    assert code == 1
+    assert set(pb.load_results(tmp_path / "run").status) == {"failed"}
+    assert "the store cannot be written" in words
+    assert "Not a directory" in words
+
+
 def test_a_finished_run_on_a_disk_that_is_read_only_now_is_shown(whole, small_disk):
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     run(small_disk, *WORDS)

@@ -1,5 +1,6 @@
 """Executors: which devices slots have, and jobs that take too long, too much memory, or their worker with them."""
 
+import contextlib
 import os
 import time
 from concurrent.futures import BrokenExecutor
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import prune_bench as pb
+from prune_bench import cores
 from prune_bench.config import Limits, make_experiment
 from prune_bench.errors import ConfigError
 from prune_bench.sweep import compute
@@ -66,6 +68,15 @@ def test_cpu_slots_share_the_cores_by_their_threads(monkeypatch):
     assert devices("devices.accelerator=cpu", "devices.count=3") == ["cpu"] * 3
 
 
+@pytest.mark.parametrize(("quota", "slots", "of_two_threads"), [(2.0, 2, 1), (2.9, 2, 1), (0.5, 1, 1), (16.0, 8, 4)])
+def test_a_container_has_as_many_slots_as_its_quota_of_cores(monkeypatch, quota, slots, of_two_threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
+    monkeypatch.setattr(cores, "core_quota", lambda groups: quota)
+    assert devices("devices.accelerator=cpu") == ["cpu"] * slots
+    assert devices("devices.accelerator=cpu", "devices.threads=2") == ["cpu"] * of_two_threads
+    assert devices("devices.accelerator=cpu", "devices.count=5") == ["cpu"] * 5  # who asks for more has it
+
+
 def test_an_accelerator_that_is_not_there_is_told():
     with pytest.raises(ConfigError, match="mps"):
         devices("devices.accelerator=mps")
@@ -110,6 +121,20 @@ def test_a_stage_that_overruns_its_limit_fails_and_the_others_go_on(tmp_path, mo
     assert set(frame[frame.method == "snip"].status) == {"failed"}
     assert set(frame[frame.method == "magnitude"].status) == {"done"}
     assert "limits.stage_seconds" in words
+
+
+def test_a_limit_holds_for_whoever_catches_every_exception_to_try_something_else(tmp_path, monkeypatch):
+    def stubborn(*_):
+        for _ in range(3):
+            with contextlib.suppress(Exception):
+                time.sleep(0.5)
+        return []
+
+    monkeypatch.setattr(compute, "compute", stubborn)
+    begun = time.monotonic()
+    (failure,) = run_job(job(tmp_path, stage_seconds=0.1)).failed.values()
+    assert failure.reason.startswith("TimeoutError: it took longer than limits.stage_seconds allows (0.1 s")
+    assert time.monotonic() - begun < 1
 
 
 def test_full_memory_is_marked_as_such_and_has_a_traceback_and_a_log(tmp_path, monkeypatch):

@@ -62,6 +62,10 @@ def fail_everywhere(asked):
     raise DeviceFault("RuntimeError: No CUDA GPUs are available", Fault.START)
 
 
+def fail_an_assertion(asked):
+    raise DeviceFault("RuntimeError: CUDA error: device-side assert triggered", Fault.ASSERT)
+
+
 @pytest.fixture(scope="module")
 def cluster():
     made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 2})
@@ -97,7 +101,7 @@ def test_a_lonely_job_has_a_whole_gpu_while_the_other_is_at_work(make, tmp_path)
     futures[jobs.index(first)].result(timeout=60)
     alone = executor.submit(lonely, jobs.index(first))
     other.end()
-    time.sleep(1)
+    time.sleep(6)  # longer than an actor takes to begin
     assert not list(tmp_path.glob("lonely*"))  # on each GPU somebody is at work
     second.end()
     assert lonely.gpu() == "0"
@@ -124,6 +128,17 @@ def test_a_gpu_that_fails_is_kept_from_everybody(make, tmp_path):
                 faults += 1
     assert set(gpus) == {"1"}
     assert faults <= 2
+
+
+def test_an_assertion_in_a_kernel_takes_no_gpu_from_others(make, tmp_path):
+    executor = make(fail_an_assertion)
+    for _ in range(4):
+        for slot in range(2):
+            try:
+                executor.submit(Asked(tmp_path, "a"), slot).result(timeout=60)
+            except DeviceFault as fault:
+                assert fault.fault is Fault.ASSERT
+    assert not any(executor._faults.values())
 
 
 def test_a_cluster_whose_gpus_all_fail_says_so(make, tmp_path):

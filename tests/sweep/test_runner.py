@@ -172,6 +172,19 @@ def test_a_stage_that_hangs_is_ended_and_the_rest_goes_on(store, monkeypatch):
     assert executor.jobs == [("stuck",), ("other",)]
 
 
+def test_when_the_last_stages_hang_each_has_its_failure_and_the_sweep_its_end(store, monkeypatch):
+    stages, late, real = [stage("one"), stage("two")], [0.0], time.monotonic
+    monkeypatch.setattr(runner.time, "monotonic", lambda: real() + late[0])
+
+    def watch(progress, finished):
+        late[0] = 1000.0 * len(executor.jobs)
+
+    executor = Told(store, lambda job: None, devices=["cuda:0"])
+    progress = run(stages, executor, limits=Limits(stage_seconds=10.0), watch=watch)
+    assert set(progress.failed) == {each.key for each in stages}
+    assert list(progress.retired) == ["cuda:0"]
+
+
 @pytest.mark.parametrize("ends_well", [True, False])
 def test_what_another_sweep_computes_is_awaited_and_taken_over(store, ends_well):
     theirs, ours = stage("theirs", "ranking", cost=2.0), stage("ours")

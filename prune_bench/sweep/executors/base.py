@@ -9,19 +9,17 @@ import contextlib
 import gc
 import hashlib
 import logging
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from prune_bench.config import Limits, Replay
 from prune_bench.errors import message_of
 from prune_bench.sweep.executors.device_faults import DeviceFault, Fault, fault_of
 from prune_bench.sweep.executors.ranks import RankError, launch, leaves_ctrl_c_to_parent
+from prune_bench.sweep.executors.time_limit import at_most
 from prune_bench.sweep.failures import Failure
 from prune_bench.sweep.logs import log_name, stage_log
 from prune_bench.sweep.stages import Stage
@@ -137,7 +135,7 @@ def _try(job: Job, lanes: tuple[Stage | None, ...]) -> Failure | None:
 
     log.info("on %s: %s", job.device, "; ".join(f"{stage.kind} {stage.label}" for stage in alive))
     try:
-        with _at_most(job.limits.stage_seconds and job.limits.stage_seconds * len(alive)):
+        with at_most(job.limits.stage_seconds and job.limits.stage_seconds * len(alive)):
             _run(job, lanes, alive[0])
     except BrokenExecutor as death:
         log.error("died: %s", death)
@@ -191,26 +189,6 @@ def _let_go_of_memory() -> None:
     if torch.cuda.is_initialized():
         with contextlib.suppress(RuntimeError):
             torch.cuda.empty_cache()
-
-
-@contextlib.contextmanager
-def _at_most(seconds: float | None) -> Iterator[None]:
-    """Raises ``TimeoutError`` in what takes longer; what hangs outside of Python is left to :meth:`Executor.kill`."""
-    possible = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
-    if seconds is None or not possible:
-        yield
-        return
-
-    def overrun(*_: Any) -> None:
-        raise TimeoutError(f"it took longer than limits.stage_seconds allows ({seconds:g} s in all)")
-
-    before = signal.signal(signal.SIGALRM, overrun)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _do(place: str, job: Job, lanes: tuple[Stage | None, ...]) -> None:

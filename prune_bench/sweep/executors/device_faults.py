@@ -30,12 +30,7 @@ class DeviceFault(BrokenExecutor):
     Args:
         reason: One line.
         fault: ``START``, ``DEVICE``, or ``ASSERT``.
-
-    Attributes:
-        place: Where, if that is better known than by the slot.
     """
-
-    place: str | None = None
 
     def __init__(self, reason: str, fault: Fault = Fault.DEVICE) -> None:
         super().__init__(reason)

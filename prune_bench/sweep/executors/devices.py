@@ -11,6 +11,7 @@ from types import ModuleType
 
 from prune_bench.config import Experiment
 from prune_bench.config_checks import check_precision
+from prune_bench.cores import usable_cores
 from prune_bench.errors import ConfigError
 
 _NVIDIA = (
@@ -63,19 +64,23 @@ def cuda_trouble() -> str | None:
     ``CUDA_VISIBLE_DEVICES`` says that none is wanted."""
     import torch
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    unwanted = visible is not None and visible.split(",")[0].strip().lower() in _NONE
-    if unwanted or torch.cuda.is_available() or not _nvidia_is_there():
+    if gpus_are_hidden() or torch.cuda.is_available() or not _nvidia_is_there():
         return None
     try:
         torch.cuda.init()
         reason = "torch.cuda.is_available() is False"
     except (RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())
-    return f"{reason.rstrip('.')}. {_mend(reason, visible)}"
+    return f"{reason.rstrip('.')}. {_mend()}"
 
 
-def _mend(reason: str, visible: str | None) -> str:
+def gpus_are_hidden() -> bool:
+    """Whether ``CUDA_VISIBLE_DEVICES`` says that no GPU is wanted."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible is not None and visible.split(",")[0].strip().lower() in _NONE
+
+
+def _mend() -> str:
     import torch
 
     if torch.version.cuda is None:
@@ -83,7 +88,7 @@ def _mend(reason: str, visible: str | None) -> str:
         return (
             f"This torch is built without CUDA: install one for the driver (nvidia-smi shows its CUDA), e.g. {wheel}"
         )
-    if visible is not None:
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return f"CUDA_VISIBLE_DEVICES={visible!r} may name GPUs that are not there, or one twice: mend or unset it"
     return (
         f"torch {torch.__version__} is built for CUDA {torch.version.cuda}: if nvidia-smi shows a lower version, "
@@ -116,8 +121,7 @@ def _places(device: str, experiment: Experiment) -> list[str]:
     """What there is to use, a name each; of CPU processes as many as are asked for."""
     count = experiment.devices.count
     if device == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return ["cpu"] * (count or max(1, cores // experiment.devices.threads))
+        return ["cpu"] * (count or max(1, int(usable_cores() // experiment.devices.threads)))
     there = [f"cuda:{index}" for index in range(_gpus())] if device == "cuda" else [device]
     if count is not None and count > len(there):
         raise ConfigError("devices.count", count, f"is more than the {len(there)} there are")

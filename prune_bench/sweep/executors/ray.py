@@ -17,7 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 from prune_bench.config import Devices
 from prune_bench.errors import DeviceError, PruneBenchError
 from prune_bench.sweep.executors.base import Job, Outcome, run_job
-from prune_bench.sweep.executors.device_faults import DeviceFault
+from prune_bench.sweep.executors.device_faults import DeviceFault, Fault
 from prune_bench.sweep.executors.ray_cluster import connect, find_slots, gpu_share
 
 __all__ = ["ActorDied", "RayExecutor", "find_slots", "gpu_share"]
@@ -217,7 +217,7 @@ class RayExecutor:
     def _note_health(self, worker: _Worker, job: Job, said: Any) -> None:
         """Counts what a GPU failed, and lets go of an actor that can use its own no more."""
         if isinstance(said, DeviceFault):
-            self._faults[worker.place] += 1
+            self._faults[worker.place] += said.fault is not Fault.ASSERT  # that is a stage's
             _end(worker)
             self._workers.remove(worker)
         elif any(lane is not None and lane.needs_device for lane in getattr(job, "lanes", ())):
