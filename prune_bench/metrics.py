@@ -90,7 +90,7 @@ def _count(private: nn.Module, densities: Mapping[str, float], inputs: Tensor) -
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         nonlocal saved
-        saved += (counter.get_total_flops() - began.pop()) * (1 - density_of[id(module.weight)])
+        saved += (counter.get_total_flops() - began.pop()) * (1 - density_of.get(id(module.weight), 1.0))
 
     for module in private.modules():
         if isinstance(module, (_ConvNd, nn.Linear)):
