@@ -29,6 +29,7 @@ from prune_bench.options import (
     later,
     read_options,
 )
+from prune_bench.recipes import lay_under
 
 Variant = Literal["original", "layer_shuffle", "reinit", "invert"]
 PruneAt = Literal["init", "rewind"]
@@ -154,6 +155,9 @@ class Experiment:
     """Network: a name, or a mapping of `name` and its options."""
     data: Choice = field(default_factory=lambda: Choice(name="digits"))
     """Data set: a name, or a mapping of `name` and its options."""
+    recipe: RecipeName = "none"
+    """`cts_2025` is what the published tables of 2512.07142 were made with: it sets all that this file leaves out of
+    `train`, the network's options, `data.validation` and the options of concrete searches."""
     train: Recipe = field(default_factory=Recipe)
     """Training recipe."""
     prune_at: tuple[PruneAt, ...] = ("init",)
@@ -226,6 +230,10 @@ def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) ->
     plain: Any = OmegaConf.to_container(tree, resolve=True)
     if isinstance(devices := plain.get("devices"), dict) and isinstance(replay := devices.get("replay"), bool):
         devices["replay"] = "on" if replay else "off"  # bare words that YAML reads as true and false
+    if isinstance(train := plain.get("train"), dict) and isinstance(clip := train.get("clip"), dict):
+        plain["train"] = {key: value for key, value in train.items() if key != "clip"}
+        plain["train"] |= {f"clip_{key}": value for key, value in clip.items()}
+    plain = lay_under(plain)
     for key in ("model", "data"):
         if isinstance(choice := plain[key], dict):
             plain[key] = {"options": {k: v for k, v in choice.items() if k != "name"}}

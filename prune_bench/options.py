@@ -53,9 +53,13 @@ def key_values(options: Any) -> dict[str, Any]:
     Args:
         options: An instance of an options dataclass.
     """
-    values = asdict(options)
-    unsaid = [f.name for f in fields(options) if f.metadata.get("later") and values[f.name] == f.default]
-    return {name: value for name, value in values.items() if name not in unsaid}
+    unsaid = later_defaults(type(options))
+    return {name: value for name, value in asdict(options).items() if name not in unsaid or value != unsaid[name]}
+
+
+def later_defaults(cls: type) -> dict[str, Any]:
+    """The options of a dataclass that are left out of keys, and the values at which they are."""
+    return {f.name: f.default for f in fields(cls) if f.metadata.get("later")}
 
 
 def read_options(cls: type[T], values: Mapping[str, Any], key: str) -> T:
@@ -94,7 +98,7 @@ def option_table(cls: type) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": f.name,
-                "type": " | ".join(schema["enum"]) if "enum" in schema else _plain(str(f.type)),
+                "type": " | ".join(map(str, schema["enum"])) if "enum" in schema else _plain(str(f.type)),
                 "default": schema.get("default"),
                 "meaning": " ".join(schema.get("description", "").split()),
             }

@@ -11,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from prune_bench.config import Recipe
 from prune_bench.errors import PruneBenchError
+from prune_bench.options import later_defaults
 from prune_bench.sweep.run_folder import read_cells, run_store
 from prune_bench.sweep.store import Artifact, Store
 
@@ -108,8 +110,12 @@ def _recipe(folder: Path) -> str:
         made: Any = OmegaConf.to_container(OmegaConf.load(folder / "experiment.yaml"))
     except OSError:
         return "recipe unknown"
-    unsaid = ("pack", "eval_batch_size")
-    train = {key: value for key, value in made.get("train", {}).items() if key not in unsaid and value != "float32"}
+    unsaid = {**later_defaults(Recipe), "pack": ..., "eval_batch_size": ...}
+    train = {
+        key: value
+        for key, value in made.get("train", {}).items()
+        if key not in unsaid or unsaid[key] not in (..., value)
+    }
     said = json.dumps([made.get("model"), made.get("data"), train], sort_keys=True)
     return f"recipe {zlib.crc32(said.encode()):08x}"
 
