@@ -187,16 +187,17 @@ def test_each_method_has_its_own_rewind_epoch(tmp_path, method, model, epoch, po
         return
     how = {"control_and_search": "gradbalance,short"} if method == "cts" else {}
     name = "cts:task_loss" if method == "cts" else method
-    assert (
-        rows[method]["published"] == printed(model=model, method=name, prune_at=point, density="0.107374", **how)[0]
-    )
+    wanted, _ = printed(model=model, method=name, prune_at=point, density="0.107374", **how)
+    assert rows[method]["published"] == wanted
 
 
 @pytest.mark.parametrize("model", ["resnet20", "vgg16"])
 def test_the_sane_recipe_is_told_from_the_published_one_in_words(tmp_path, model):
     experiment = load_experiment(f"experiments/{model}_cifar10.yaml")
-    run = make_run(tmp_path / "run", methods=("snip",), options={"snip": options("snip")}, model=model, data="cifar10",
-                   experiment=experiment, densities=(0.8**10,), variants=("original",))  # fmt: skip
+    run = make_run(
+        tmp_path / "run", methods=("snip",), options={"snip": options("snip")}, model=model, data="cifar10",
+        experiment=experiment, densities=(0.8**10,), variants=("original",),
+    )  # fmt: skip
     rows, reasons = by_method(run)
     assert not rows
     why = reasons[f"{model} · cifar10 · init: snip"]
@@ -336,8 +337,10 @@ def test_a_run_of_other_things_is_told_that_nothing_can_be_compared(tmp_path, ca
 
 
 def test_the_report_draws_every_published_density_and_says_so(tmp_path):
-    run = published_run(tmp_path / "run", {"synflow": options("synflow")})
+    methods = {"synflow": options("synflow"), "cts": options("cts", draws=1)}
+    run = published_run(tmp_path / "run", methods)
     report = make_report([run])
+    assert "Not beside a published row: cts: its options differ: draws=1 (published: 4)." in report.notes
     assert len(report.tables["published"]) == 16
     assert any("are drawn for 1 methods" in note for note in report.notes)
     other = published_run(tmp_path / "other", {"synflow": options("synflow")}, "train.lr=0.05")
