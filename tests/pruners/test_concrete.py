@@ -22,6 +22,7 @@ from prune_bench.pruners.objectives import OBJECTIVES, objective_of
 from prune_bench.randomness import generator
 from prune_bench.sweep.cells import check
 from prune_bench.training import fit
+from prune_bench.training.replay import recorded_steps
 from tests.test_packing import Float64, resnet
 
 from .pairs import pair_of
@@ -182,6 +183,21 @@ def test_draws_are_those_of_a_loop_over_devices(tiny, control, draws, decay_at, 
     wanted = published_search(tiny, batches, 0.3, 30, draws=draws, control=control, epochs_before_decay=before)
     torch.testing.assert_close(pruner.logits.detach()[0], wanted, rtol=1e-9, atol=1e-9)
     assert pruner.dense_epochs(16) == pytest.approx(30)
+
+
+@pytest.mark.parametrize("control", ["gradbalance", "lagrange"])
+def test_draws_that_are_replayed_have_the_same_bits(tiny, control):
+    torch.manual_seed(4)
+    batches = [(torch.randn(16, 1, 4, 4).double(), torch.arange(16) % 4) for _ in range(20)]
+    options = CtsOptions(steps=20, batch_size=16, draws=4, decay_at=0.5, control=control, multiplier="free")
+    found = []
+    for kind in (None, "tape"):
+        pruner = pruners["cts"].build(tiny, (0.3,), options, seed=5)
+        with recorded_steps(kind) as recording:
+            fit(pruner, pruner.work(as_training_data(batches, tiny, CPU)), epochs=1, device=CPU)
+        found.append(pruner.logits.detach())
+    assert recording.replayed > 10 and not recording.refused
+    assert torch.equal(*found)
 
 
 def test_more_draws_than_a_batch_can_be_parted_into_are_refused(tiny, batch):

@@ -12,6 +12,7 @@ from prune_bench.packing import pack_data
 from prune_bench.randomness import generator
 from prune_bench.training import evaluate_lanes, train_lanes
 from prune_bench.training.pieces import in_pieces, piece_count
+from prune_bench.training.replay import recorded_steps
 from tests.test_packing import Float64, random_mask, resnet
 from tests.training.test_sparse_training import CPU
 
@@ -56,6 +57,17 @@ def test_lanes_side_by_side_train_in_pieces_as_they_do_alone():
         (alone,) = train_lanes([network], [mask], recipe, data, device=CPU)
         for one, two in zip(alone.network.parameters(), lane.network.parameters()):
             torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+def test_steps_in_pieces_that_are_replayed_have_the_same_bits():
+    recipe = pb.Recipe(epochs=4, batch_size=32, norm_batch=8, loss_reduction="sum", clip_over="all", milestones=(2,))
+    network, data, found = resnet(0), Float64(0), []
+    for kind in (None, "tape"):
+        with recorded_steps(kind) as recording:
+            (lane,) = train_lanes([network], [random_mask(network, 0)], recipe, data, device=CPU)
+        found.append(lane.network.state_dict())
+    assert recording.replayed > 0 and not recording.refused
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
 def test_pieces_and_shared_batches_are_refused_together():
