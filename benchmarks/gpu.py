@@ -3,7 +3,8 @@
 python benchmarks/gpu.py [--out runs/gpu] [--minutes 9] [--again PART ...] [--toy] [key=value ...]
 
 In order: what the machine is (`prune-bench doctor`), ways of running, floors, then ResNet-20 on CIFAR-10 by the
-published recipe in bfloat16 with replayed steps: CTS-KL and LTR at density 0.0074, all methods there, and the grid.
+recipe of `resnet20_cifar10.yaml`, in bfloat16 with replayed steps: CTS-KL and LTR at density 0.0074, all methods
+there, and the grid.
 A call does as many parts as fit, stops tidily, and writes ``gpu.json`` in the folder: state, seconds and results of
 every part. The same command goes on from there until nothing is left. Sweeps go on inside a part, too: they share a
 store. Other parts are cut off at the end of a slice and tried once more, with a whole slice.

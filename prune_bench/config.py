@@ -28,10 +28,13 @@ from prune_bench.options import (
     Fraction,
     NonNegative,
     Positive,
+    Several,
     ZeroOrMore,
+    later,
     read_options,
 )
 from prune_bench.places import expanded
+from prune_bench.recipes import lay_under
 from prune_bench.untrusted import without_user
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ Variant = Literal["original", "layer_shuffle", "reinit", "invert"]
 PruneAt = Literal["init", "rewind"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 Replay = Literal["auto", "on", "off"]
+RecipeName = Literal["none", "cts_2025"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,10 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is trained; the defaults are the published CIFAR recipe (2512.07142, appendix)."""
+    """How a network is trained.
+
+    The defaults follow the text of 2512.07142 (appendix), and differ from its authors' code: ``docs/published.md``.
+    """
 
     epochs: Positive = 160
     """Epochs of a whole training; a network rewound to epoch k trains for the epochs left."""
@@ -72,11 +79,20 @@ class Recipe:
     """Factor at each milestone."""
     clip_norm: AboveZero | None = 2.0
     """Largest norm of the whole gradient, or null for no clipping."""
+    clip_over: Literal["kept", "all"] = later("kept")
+    """Weights whose gradients make up that norm: those that live, or the pruned ones too. `train.clip` may be written
+    for both, as `{norm: 2.0, over: all}`."""
+    loss_reduction: Literal["mean", "sum"] = later("mean")
+    """How a batch's losses become one that is descended on; with `norm_batch`, the sum is over each piece, and the
+    mean is taken of the pieces."""
     rewind_epoch: NonNegative = 9
     """Epochs of dense training before a ticket of `prune_at: rewind` is looked for."""
     eval_batch_size: Positive = 512
     """Images in an evaluation batch: with batch statistics it is part of what is measured."""
-    precision: Precision = "float32"
+    norm_batch: Several | None = later(None)
+    """Images whose statistics batch normalisation takes, in training and in evaluation: each batch goes through the
+    network in the fewest equal pieces of at most so many. Null for whole batches."""
+    precision: Precision = later("float32")
     """Arithmetic of the passes in training; `tf32` rounds products on a GPU, `bfloat16` takes convolutions and
     products in that. Weights, losses, evaluation and saliency scores are float32 in any case."""
     pack: Positive | Literal["auto"] = "auto"
@@ -147,6 +163,9 @@ class Experiment:
     """Network: a name, or a mapping of `name` and its options."""
     data: Choice = field(default_factory=lambda: Choice(name="digits"))
     """Data set: a name, or a mapping of `name` and its options."""
+    recipe: RecipeName = "none"
+    """`cts_2025` is what the published tables of 2512.07142 were made with: it sets all that this file leaves out of
+    `train`, the network's options, `data.validation` and the options of concrete searches."""
     train: Recipe = field(default_factory=Recipe)
     """Training recipe."""
     prune_at: tuple[PruneAt, ...] = ("init",)
@@ -236,6 +255,10 @@ def make_experiment(values: Mapping[str, Any], overrides: Sequence[str] = ()) ->
         raise ConfigError("override", list(overrides), f"cannot be filled in: {error}") from None
     if isinstance(devices := plain.get("devices"), dict) and isinstance(replay := devices.get("replay"), bool):
         devices["replay"] = "on" if replay else "off"  # bare words that YAML reads as true and false
+    if isinstance(train := plain.get("train"), dict) and isinstance(clip := train.get("clip"), dict):
+        plain["train"] = {key: value for key, value in train.items() if key != "clip"}
+        plain["train"] |= {f"clip_{key}": value for key, value in clip.items()}
+    plain = lay_under(plain)
     for key in ("store", "output"):
         if isinstance(plain.get(key), str) and (bare := without_user(plain[key])) != plain[key]:
             log.warning("%s: user name and password are left out of %s: give them by the environment", key, bare)

@@ -141,3 +141,6 @@ def _check_devices(experiment: Experiment) -> None:
         raise ConfigError("devices.cells_per_gpu", devices.cells_per_gpu, spread)
     if pack not in ("auto", 1):
         raise ConfigError("train.pack", pack, spread)
+    if experiment.train.norm_batch is not None:
+        words = f"takes statistics of pieces of a batch, and devices.per_cell={devices.per_cell} shares batches: set"
+        raise ConfigError("train.norm_batch", experiment.train.norm_batch, f"{words} one to its default")

@@ -32,12 +32,12 @@ def prunable_modules(network: nn.Module) -> dict[str, nn.Module]:
     """Convolutions and linear layers by the name of their weight, in module order.
 
     A weight that several layers share appears once, under the first of them. Biases and normalisation parameters are
-    never prunable (2512.07142, section 4).
+    never prunable (2512.07142, section 4), nor is a layer with an attribute ``prunable`` that is False.
     """
     found: dict[str, nn.Module] = {}
     seen: set[int] = set()
     for name, module in unwrapped(network).named_modules():
-        if isinstance(module, (_ConvNd, nn.Linear)) and _identity(module) not in seen:
+        if _is_prunable(module) and _identity(module) not in seen:
             seen.add(_identity(module))
             found[f"{name}.weight".lstrip(".")] = module
     return found
@@ -229,7 +229,7 @@ class Mask(Mapping[str, Tensor]):
         check_torch_prune(network)
         # Every layer of a shared weight is pruned, not the first alone: the others would go on with the whole weight.
         names = {_identity(module): name for name, module in prunable_modules(network).items()}
-        for module in [m for m in network.modules() if isinstance(m, (_ConvNd, nn.Linear))]:
+        for module in [m for m in network.modules() if _is_prunable(m)]:
             name = names[_identity(module)]
             torch_prune.custom_from_mask(module, "weight", self._layers[name].to(weights[name].device))
         warn_of_uncalled(network)
@@ -278,6 +278,10 @@ class Mask(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"Mask(kept={self.kept} of {self.total}, density={self.density:.4g}, layers={len(self)})"
+
+
+def _is_prunable(module: nn.Module) -> bool:
+    return isinstance(module, (_ConvNd, nn.Linear)) and getattr(module, "prunable", True) is not False
 
 
 def _identity(module: nn.Module) -> int:

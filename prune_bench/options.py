@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, field, fields, is_dataclass
 from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
@@ -17,6 +17,7 @@ from prune_bench.errors import ConfigError
 T = TypeVar("T")
 Integer = Annotated[int, Strict()]
 Positive = Annotated[int, Strict(), Field(gt=0)]
+Several = Annotated[int, Strict(), Field(gt=1)]
 NonNegative = Annotated[int, Strict(), Field(ge=0)]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 AboveZero = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
@@ -26,6 +27,7 @@ Fraction = Annotated[float, Strict(), Field(gt=0, le=1)]
 _PLAIN_TYPES = {
     "Integer": "int",
     "Positive": "int >= 1",
+    "Several": "int >= 2",
     "NonNegative": "int >= 0",
     "Number": "float",
     "Fraction": "float in (0, 1]",
@@ -33,6 +35,31 @@ _PLAIN_TYPES = {
     "ZeroOrMore": "float >= 0",
     "BelowOne": "float in [0, 1)",
 }
+
+
+def later(default: T) -> T:
+    """The default of an option that came when there were results already.
+
+    While the option has this value it is in no key, so that what was computed before is found again. The default must
+    therefore do what was done before there was a choice.
+    """
+    made: T = field(default=default, metadata={"later": True})
+    return made
+
+
+def key_values(options: Any) -> dict[str, Any]:
+    """Options as plain values, as far as they belong in a key: without what :func:`later` leaves out.
+
+    Args:
+        options: An instance of an options dataclass.
+    """
+    unsaid = later_defaults(type(options))
+    return {name: value for name, value in asdict(options).items() if name not in unsaid or value != unsaid[name]}
+
+
+def later_defaults(cls: type) -> dict[str, Any]:
+    """The options of a dataclass that are left out of keys, and the values at which they are."""
+    return {f.name: f.default for f in fields(cls) if f.metadata.get("later")}
 
 
 def read_options(cls: type[T], values: Mapping[str, Any], key: str) -> T:
@@ -71,7 +98,7 @@ def option_table(cls: type) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": f.name,
-                "type": " | ".join(schema["enum"]) if "enum" in schema else _plain(str(f.type)),
+                "type": " | ".join(map(str, schema["enum"])) if "enum" in schema else _plain(str(f.type)),
                 "default": schema.get("default"),
                 "meaning": " ".join(schema.get("description", "").split()),
             }

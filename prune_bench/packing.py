@@ -30,7 +30,7 @@ class PackedLinear(nn.Linear):
 
     def __init__(self, layer: nn.Linear, lanes: int) -> None:
         super().__init__(layer.in_features, lanes * layer.out_features, layer.bias is not None, device="meta")
-        self.lanes = lanes
+        self.lanes, self.prunable = lanes, getattr(layer, "prunable", True)
 
     def forward(self, x: Tensor) -> Tensor:
         """One batched product for all lanes."""

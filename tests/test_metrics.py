@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from prune_bench.mask import Mask, prunable_weights
 from prune_bench.metrics import Flops, effective_mask, flops, mask_metrics
-from prune_bench.models.resnet import ResNet
-from prune_bench.models.vgg import vgg
+from prune_bench.models.resnet import ResNet, ResNetOptions
+from prune_bench.models.vgg import VGGOptions, vgg
 from prune_bench.vocabulary import METRICS
 
 
@@ -51,8 +51,8 @@ def test_without_stem_or_head_the_network_has_collapsed(layers: list[str]) -> No
 @pytest.mark.parametrize(
     ("network", "shape"),
     [
-        (ResNet(9, 16, in_channels=3, num_classes=10), (3, 32, 32)),
-        (vgg(19, 64, in_channels=3, num_classes=10), (3, 32, 32)),
+        (ResNet(9, ResNetOptions(), in_channels=3, num_classes=10), (3, 32, 32)),
+        (vgg(19, VGGOptions(), in_channels=3, num_classes=10), (3, 32, 32)),
         (nn.Sequential(*[nn.Linear(64, 64) for _ in range(300)]), (64,)),
         (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (5, 8)),
     ],

@@ -245,7 +245,7 @@ def test_no_step_of_lanes_that_share_a_dense_network_has_the_host_wait(lanes, no
     made = search("cts_kl", lanes, [data] * 3, (0.5, 0.2, 0.2), {"steps": 3, "batch_size": 32}, join=True)
     batch = next(pack_data([data] * 3).epoch(0, 32, augment=False))
     with no_host_sync():
-        made[0]._descend(batch)
+        made[0]._search_step(*batch)
         for read in (lambda x: x.tolist(), lambda x: x[x > 0], lambda x: x.cpu()):
             with pytest.raises(AssertionError, match="waits for the device"):
                 read(made[0].logits.detach())

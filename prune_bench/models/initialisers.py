@@ -12,10 +12,11 @@ _NORMALISATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 @torch.no_grad()
 def initialise_(network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Draws the network's weights anew, in place, in module order (the recipe of 2512.07142).
+    """Draws the network's weights anew, in place, in module order.
 
     Weights of convolutions and linear layers are Kaiming normal (1502.01852: fan-in, ReLU), those of normalisation
-    layers uniform on [0, 1); all biases are zero. Parameters of other kinds of layers stay as they are.
+    layers uniform on [0, 1), both as in 2512.07142; all biases are zero, where its classifier has torch's default.
+    Parameters of other kinds of layers stay as they are.
 
     Args:
         network: On the generator's device.

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from prune_bench.config import Precision, Recipe
 from prune_bench.data.protocol import Batch, TrainingData
+from prune_bench.errors import ConfigError
 from prune_bench.mask import Mask, kept_count, prunable_weights
-from prune_bench.options import AboveZero, Fraction, Positive
+from prune_bench.options import AboveZero, Fraction, Positive, later
 from prune_bench.packing import PackedData, pack
 from prune_bench.parallel import ranks, sum_
 from prune_bench.precision import products
 from prune_bench.pruners.base import Pruner
-from prune_bench.pruners.gradbalance import DensityControl, GradBalance, Lagrange, excess
-from prune_bench.pruners.objectives import OBJECTIVES, Name
+from prune_bench.pruners.gradbalance import DensityControl, GradBalance, Lagrange, excess, norms
+from prune_bench.pruners.objectives import OBJECTIVES, Name, Over, objective_of
 from prune_bench.pruners.pair import Dense, Layout, Pair, distinct
 from prune_bench.pruners.registry import pruners
 from prune_bench.randomness import generator
@@ -29,6 +30,7 @@ from prune_bench.training.layout import lay_out_, memory_layout
 from prune_bench.training.replay import Replayed, record_of
 
 _ADAM_EPSILON = 1e-8
+_DECAY = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +45,25 @@ class CtsOptions:
     """Length of the search in steps, instead of epochs."""
     batch_size: Positive = 512
     """Un-augmented training images a step."""
+    draws: Positive = later(1)
+    """Masks drawn a step, each for its own equal part of the images. The published code has four, one a device; their
+    gradients are averaged, and so are the norms that GradBalance balances."""
     lr: AboveZero = 0.1
     """Adam's rate."""
     decay_at: Fraction = 0.88
-    """Part of the search after which the rate is a tenth."""
+    """Part of the search after which the rate is a tenth; 1 for never. The published tables have 1 in short searches
+    and 119/160 in long ones, later code of the authors 16/20 and 139/160."""
     temperature: AboveZero = 2 / 3
     """Of the relaxation (1611.00712)."""
     control: Literal["gradbalance", "lagrange"] = "gradbalance"
     """How the density is held."""
-    precision: Precision = "float32"
+    multiplier: Literal["clamped", "free"] = later("clamped")
+    """How `lagrange` moves: never below 0, or `free` to, with a rate that decays with Adam's, as published."""
+    feature_correction: Literal[0, 1] = later(0)
+    """Of the standard deviation in `feature_mse`; 1 as published."""
+    gradient_over: Over = later("prunable")
+    """Parameters whose gradient `gradient_norm` measures; `all` as published."""
+    precision: Precision = later("float32")
     """Arithmetic of the passes; `tf32` and `bfloat16` as in `train.precision`."""
     scale: AboveZero | None = None
     """Factor on the objective; null for the published one. Adam's epsilon follows it, so no ticket hangs on it."""
@@ -120,7 +132,7 @@ class ConcreteTicketSearch(Pruner):
         self._weights_flat = self._layout.flatten(weights)
         self._kept = [kept_count(lane._density, self._weights_flat.shape[1]) for lane in self.lanes]
         self._random = [generator(lane.seed, "concrete", lane._density, device=self.device) for lane in self.lanes]
-        self._objective = OBJECTIVES[self.options.objective]
+        self._objective = objective_of(self.options)
         self._scale = self.options.scale or self._objective.scale
         record = record_of(self.device, self._random)
         self._replayed, self._laid_out = Replayed(self._search_step, record), False
@@ -133,10 +145,13 @@ class ConcreteTicketSearch(Pruner):
             fused=self.device.type in ("cpu", "cuda"),
             capturable=record is not None and self.device.type == "cuda",
         )
-        control: type[Any] = {"gradbalance": GradBalance, "lagrange": Lagrange}[self.options.control]
         # Of a tiny network nothing may be kept; the excess is then held as if one weight were.
         self._targets = torch.tensor(self._kept, dtype=torch.float64, device=self.device).clamp_min(1)
-        self._control: DensityControl = control(kept=self._targets)
+        self._control: DensityControl = (
+            GradBalance(kept=self._targets)
+            if self.options.control == "gradbalance"
+            else Lagrange(kept=self._targets, free=self.options.multiplier == "free")
+        )
 
     def training_step(self, block: Iterator[Batch], index: int) -> None:
         """A block of search steps, and one row of each search's curve."""
@@ -173,9 +188,10 @@ class ConcreteTicketSearch(Pruner):
         if not self._laid_out:
             self._lay_out(batch[0])
         decayed = self._step >= self.options.decay_at * self._steps
-        rate = self.options.lr * (0.1 if decayed else 1.0)
+        rate = self.options.lr * (_DECAY if decayed else 1.0)
         if rate != self._adam.param_groups[0]["lr"]:
             self._adam.param_groups[0]["lr"] = rate
+            self._control.slow_down(_DECAY)
             self._replayed.forget()
         objectives = self._replayed(*batch)
         self._step += 1
@@ -186,7 +202,14 @@ class ConcreteTicketSearch(Pruner):
         return objectives
 
     def _lay_out(self, x: Tensor) -> None:
-        """Chooses the networks' memory layout by the first batch."""
+        """Chooses the networks' memory layout by the first batch.
+
+        Raises:
+            ConfigError: It has too few images for so many draws.
+        """
+        if len(x) * ranks() < 2 * self.options.draws:
+            words = f"is too many for batches of {len(x) * ranks()} images: each draw needs two"
+            raise ConfigError("draws", self.options.draws, words)
         layout = memory_layout(self._packed, x, precision=self.options.precision, lanes=len(self.lanes))
         lay_out_(self._packed, layout)
         lay_out_(self._dense, layout)
@@ -194,14 +217,27 @@ class ConcreteTicketSearch(Pruner):
 
     def _search_step(self, x: Tensor, y: Tensor) -> Tensor:
         """What is recorded of a step: it changes tensors in place, and nothing else."""
+        draws = self.options.draws
+        drawn = [self._draw(part) for part in zip(x.tensor_split(draws), y.tensor_split(draws, -1))]
+        logits = self.logits.detach()
+        if draws == 1:
+            ((objectives, gradient),) = drawn
+            self.logits.grad = self._control.combine(logits, gradient)
+        else:
+            values, gradients = (torch.stack(each) for each in zip(*drawn))
+            objectives, length = values.mean(0), norms(gradients).mean(0)
+            self.logits.grad = self._control.combine(logits, gradients.mean(0), length)
+        self._adam.step()
+        return objectives
+
+    def _draw(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Each lane's objective under one mask drawn, [lanes], and its gradient, [lanes, N]."""
         mask = torch.sigmoid(self.logits + self._noise())
         with products(self.options.precision):
-            objectives = self._objective.value(self._pair(mask), (x, y))
+            objectives = self._objective.value(self._pair(mask), batch)
             (gradient,) = torch.autograd.grad(objectives.sum() * (self._scale / ranks()), self.logits)
         sum_([gradient])
-        self.logits.grad = self._control.combine(self.logits.detach(), gradient)
-        self._adam.step()
-        return objectives.detach()
+        return objectives.detach(), gradient
 
     def _noise(self) -> Tensor:
         """Logistic noise over the temperature, [lanes, N], each lane's from its own generator."""

@@ -60,7 +60,7 @@ class Grasp(ScoringPruner):
             second = torch.autograd.grad(inner, list(weights.values()), allow_unused=True)
             for name, g in zip(weights, second):
                 product[name] += 0 if g is None else g
-            # The second differentiation passes back through both the forward and the backward pass.
-            self.forwards, self.backwards = self.forwards + len(y), self.backwards + 3 * len(y)
+            # Both convolutions of a backward pass are differentiated, by two each, and then the forward pass is.
+            self.forwards, self.backwards = self.forwards + len(y), self.backwards + 4 * len(y)
         sum_(list(product.values()))
         return product

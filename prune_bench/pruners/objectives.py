@@ -7,9 +7,9 @@ Of several ranks each is given its share of a batch, and gives the whole batch's
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from prune_bench.training.descent import cross_entropies
 Name = Literal[
     "task_loss", "reverse_kl", "forward_kl", "loss_change", "feature_mse", "gradient_match", "gradient_norm"
 ]
+Over = Literal["prunable", "all"]
 _EPSILON = 1e-5
 
 
@@ -55,10 +56,15 @@ def loss_change(pair: Pair, batch: Batch) -> Tensor:
     return (cross_entropies(pair.sparse(x), y, pair.lanes) / dense - 1).abs()
 
 
-def feature_mse(pair: Pair, batch: Batch) -> Tensor:
+def feature_mse(pair: Pair, batch: Batch, correction: Literal[0, 1] = 0) -> Tensor:
     """Mean over ReLU outputs and the softmax of the MSE between per-sample standardised features.
 
     The outputs are those of ``nn.ReLU`` modules; a network that calls ``relu`` as a function shows only its softmax.
+
+    Args:
+        pair: The networks.
+        batch: Images and labels.
+        correction: 0 for the deviation of a population, 1 for that of a sample, which the code of 2512.07142 takes.
     """
     x, _ = batch
     sparse = _features(pair.network, pair.sparse, x, lambda outputs: lane_outputs(outputs, pair.lanes))
@@ -66,7 +72,7 @@ def feature_mse(pair: Pair, batch: Batch) -> Tensor:
         network = pair.against.network
         run = partial(run_in, pair.precision, network)
         dense = _features(network, run, pair.against.inputs(x), pair.against.spread)
-    return torch.stack([_mse(s, d) for s, d in zip(sparse, dense)]).mean(0)
+    return torch.stack([_mse(s, d, correction) for s, d in zip(sparse, dense)]).mean(0)
 
 
 def gradient_match(pair: Pair, batch: Batch) -> Tensor:
@@ -76,9 +82,15 @@ def gradient_match(pair: Pair, batch: Batch) -> Tensor:
     return torch.stack([_mse(s.unsqueeze(1), d.unsqueeze(1)) for s, d in zip(sparse, dense)]).mean(0)
 
 
-def gradient_norm(pair: Pair, batch: Batch) -> Tensor:
-    """Minus the length of dL(sparse)/dw."""
-    gradients = _weight_gradients(pair, pair.mask, batch, create_graph=True)
+def gradient_norm(pair: Pair, batch: Batch, over: Over = "prunable") -> Tensor:
+    """Minus the length of dL(sparse)/dw.
+
+    Args:
+        pair: The networks.
+        batch: Images and labels.
+        over: Which parameters w are; ``all`` adds normalisation and biases, as the code of 2512.07142 does.
+    """
+    gradients = _weight_gradients(pair, pair.mask, batch, create_graph=True, over=over)
     squares = torch.stack([g.square().sum(1) for g in gradients]).sum(0)
     return -(squares + torch.finfo(torch.float32).tiny).sqrt()
 
@@ -91,7 +103,7 @@ class Objective:
         value: The function to minimise; a value a lane.
         scale: The published factor on it; with Adam it matters only against Adam's epsilon.
         forwards: Forward passes of a batch through the whole network in one step.
-        backwards: Backward passes.
+        backwards: Backward passes; differentiating a gradient costs three more.
     """
 
     value: Callable[[Pair, Batch], Tensor]
@@ -106,9 +118,23 @@ OBJECTIVES: dict[Name, Objective] = {
     "forward_kl": Objective(forward_kl),
     "loss_change": Objective(loss_change, scale=10_000.0),
     "feature_mse": Objective(feature_mse),
-    "gradient_match": Objective(gradient_match, backwards=4),
-    "gradient_norm": Objective(gradient_norm, scale=1.0, forwards=1, backwards=3),
+    "gradient_match": Objective(gradient_match, backwards=5),
+    "gradient_norm": Objective(gradient_norm, scale=1.0, forwards=1, backwards=4),
 }
+
+
+def objective_of(options: Any) -> Objective:
+    """The objective of a search's options.
+
+    Args:
+        options: Has ``objective``, ``feature_correction`` and ``gradient_over``.
+    """
+    found = OBJECTIVES[options.objective]
+    if options.objective == "feature_mse" and options.feature_correction:
+        return replace(found, value=partial(feature_mse, correction=options.feature_correction))
+    if options.objective == "gradient_norm" and options.gradient_over == "all":
+        return replace(found, value=partial(gradient_norm, over="all"))
+    return found
 
 
 def _log_outputs(pair: Pair, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -138,25 +164,28 @@ def _whole(outputs: Tensor) -> Tensor:
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
-def _mse(sparse: Tensor, dense: Tensor) -> Tensor:
+def _mse(sparse: Tensor, dense: Tensor, correction: int = 0) -> Tensor:
     """Mean squared difference of standardised rows [lanes, rows, features], a lane each."""
-    return batch_mean((_standardised(sparse) - _standardised(dense)).square())
+    return batch_mean((_standardised(sparse, correction) - _standardised(dense, correction)).square())
 
 
-def _standardised(rows: Tensor) -> Tensor:
+def _standardised(rows: Tensor, correction: int) -> Tensor:
     """Each row less its mean over its standard deviation, both over the row; [lanes, rows, features]."""
-    variance, mean = torch.var_mean(rows, -1, keepdim=True, correction=0)
+    variance, mean = torch.var_mean(rows, -1, keepdim=True, correction=correction)
     # Gradients can be so small that a fixed epsilon would drown them, and a dead layer's variance is 0.
     slight = _EPSILON * batch_mean(variance.detach()).view(-1, 1, 1) + torch.finfo(rows.dtype).tiny
     return (rows - mean) / (variance + slight).sqrt()
 
 
-def _weight_gradients(pair: Pair, mask: Tensor, batch: Batch, *, create_graph: bool) -> list[Tensor]:
+def _weight_gradients(
+    pair: Pair, mask: Tensor, batch: Batch, *, create_graph: bool, over: Over = "prunable"
+) -> list[Tensor]:
     """dL/dw of each layer, [lanes, weights]; the lanes' losses do not meet, so that their sum gives each its own."""
     x, y = batch
     leaf = pair.weights.detach().requires_grad_()
+    others = pair.other_parameters() if over == "all" else {}
     with differentiable_twice(create_graph):
-        loss = cross_entropies(pair.run(mask * leaf, x), y, pair.lanes).sum()
-    (share,) = torch.autograd.grad(loss / ranks(), leaf, create_graph=create_graph)
-    gradient = summed(share)
-    return list((gradient if create_graph else gradient.detach()).split(pair.layout.sizes, -1))
+        loss = cross_entropies(pair.run(mask * leaf, x, others), y, pair.lanes).sum()
+    shares = torch.autograd.grad(loss / ranks(), [leaf, *others.values()], create_graph=create_graph)
+    gradient, *rest = (summed(share) if create_graph else summed(share).detach() for share in shares)
+    return [*gradient.split(pair.layout.sizes, -1), *(own.reshape(pair.lanes, -1) for own in rest)]

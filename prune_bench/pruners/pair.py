@@ -25,12 +25,14 @@ class Layout:
         lanes: How many networks they hold side by side.
 
     Attributes:
+        names: Names of the weights.
         memory: Memory layout of convolutions' weights; the network's own, which would else be made in each pass.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], lanes: int) -> None:
         self._lanes, self.memory = lanes, torch.contiguous_format
         self._shapes = {name: (len(weight) // lanes, *weight.shape[1:]) for name, weight in weights.items()}
+        self.names = frozenset(self._shapes)
         self.sizes = [weight.numel() // lanes for weight in weights.values()]
 
     def flatten(self, layers: Mapping[str, Tensor]) -> Tensor:
@@ -131,10 +133,21 @@ class Pair:
         """f(x; m * w): logits [B, lanes x classes]."""
         return self.run(self.weights * self.mask, x)
 
-    def run(self, weights: Tensor, x: Tensor) -> Tensor:
-        """f(x; weights), [lanes, N]: logits [B, lanes x classes]."""
-        layers = self.layout.layers(weights)
+    def run(self, weights: Tensor, x: Tensor, others: Mapping[str, Tensor] | None = None) -> Tensor:
+        """f(x; weights), [lanes, N]: logits [B, lanes x classes].
+
+        Args:
+            weights: The prunable ones.
+            x: Inputs.
+            others: Parameters that take the place of the network's own, by name.
+        """
+        layers = {**self.layout.layers(weights), **(others or {})}
         return run_in(self.precision, lambda images: functional_call(self.network, layers, (images,)), x)
+
+    def other_parameters(self) -> dict[str, Tensor]:
+        """Copies to differentiate by of what is not prunable: normalisation, biases, layers that stay whole."""
+        named = self.network.named_parameters()
+        return {name: p.detach().requires_grad_() for name, p in named if name not in self.layout.names}
 
     def dense(self, x: Tensor) -> Tensor:
         """f(x; w), without gradient: logits [lanes, B, classes]."""

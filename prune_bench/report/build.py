@@ -133,11 +133,14 @@ def _notes(results: pd.DataFrame, records: list[Any], runs: list[Path], publishe
     matches = find_matches(results, records, runs)
     notes = [f"{match.name}: {match.note}" for match in matches.values() if match.note]
     if not published.empty:
+        others = [f"Not beside a published row: {method}: {m.why}." for (_, method), m in matches.items() if m.why]
         return [
             f"Published accuracies (arXiv 2512.07142) are drawn for {published.method.nunique()} methods.",
             *notes,
+            *others,
         ]
-    reasons = dict.fromkeys(match.why for match in matches.values() if match.why.startswith("the recipe"))
+    whys = (match.why.split("; ")[0] for match in matches.values())
+    reasons = dict.fromkeys(why for why in whys if why.startswith("the recipe"))
     return [f"There are published accuracies for this model and data, but {reason}." for reason in reasons]
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prune_bench.report.published import WITHIN, compare, find_matches, headline_table
+from prune_bench.report.published import WITHIN, compare, find_matches, headline_table, read_experiment
+from prune_bench.report.published_setting import LEFT_OVER, option_differences, recipe_differences
 from prune_bench.report.results import load_results, read_records
 from prune_bench.untrusted import markdown_text, printable
 
@@ -30,11 +32,12 @@ def compare_run(run: Path) -> tuple[pd.DataFrame, dict[str, str], pd.DataFrame]:
     results = load_results(run, records=records)
     matches = find_matches(results, records, [run])
     reasons = {f"{setting}: {method}": match.why for (setting, method), match in matches.items() if match.why}
-    return compare(results, records, [run]), reasons, _headline(results)
+    return compare(results, records, [run]), reasons, _headline(results, records[0], run)
 
 
-def _headline(results: pd.DataFrame) -> pd.DataFrame:
-    """The headline's rows for which this run has a cell; minutes are of search and training."""
+def _headline(results: pd.DataFrame, records: list[dict[str, Any]], run: Path) -> pd.DataFrame:
+    """The headline's rows for which this run has a cell, and what differs; minutes are of search and training."""
+    recipe, said = recipe_differences(read_experiment(run)), {cell["key"]: cell for cell in records}
     rows = []
     for row in headline_table().to_dict("records"):
         near = (results.density / row["density"] - 1).abs() < 0.01
@@ -42,7 +45,13 @@ def _headline(results: pd.DataFrame) -> pd.DataFrame:
         for setting, cells in results[near & same & (results.variant == "original")].groupby("setting"):
             seconds = cells["search/seconds"] + cells["train/seconds"]
             measured = {"setting": setting, "measured": 100 * cells["test/accuracy"].mean()}
-            rows.append(row | measured | {"measured_minutes": seconds.mean() / 60, "seeds": len(cells)})
+            cell = said[cells["key"].iloc[0]]
+            options = option_differences(cell.get("method", ""), cell.get("options", {}), headline=True)
+            measured |= {
+                "measured_minutes": seconds.mean() / 60,
+                "differs": "; ".join(filter(None, [recipe, options])),
+            }
+            rows.append(row | measured | {"seeds": len(cells)})
     return pd.DataFrame(rows)
 
 
@@ -53,11 +62,13 @@ def show_comparison(run: Path, console: Console) -> None:
         console.print(_rich_table(str(setting), rows))
     if not table.empty:
         console.print(f"{WITHIN}; published over three seeds, arXiv 2512.07142", style="dim", highlight=False)
+        console.print(LEFT_OVER, style="dim", highlight=False)
     for row in headline.to_dict("records"):
         console.print(
             f"the paper's headline at density {row['density']:.4f}: {row['method']} {row['accuracy']} % in "
             f"{row['minutes']} min; here {row['setting']} {row['measured']:.1f} % in "
-            f"{row['measured_minutes']:.1f} min ({row['seeds']} seeds; minutes are of this machine)",
+            f"{row['measured_minutes']:.1f} min ({row['seeds']} seeds; minutes are of this machine)"
+            + (f"; not comparable: {row['differs']}" if row["differs"] else ""),
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
     for method, why in reasons.items():

@@ -1,14 +1,14 @@
 """Published accuracies beside measured ones: the tables of the CTS authors (arXiv 2512.07142).
 
 A published row stands beside a measured one only where model, data, training recipe, pruning point, method, options
-and density all agree; where something does not, the comparison says what. ``reference/SOURCE.md`` says what is in the
-tables.
+and density all agree (:mod:`prune_bench.report.published_setting`); where something does not, the comparison says
+what. ``reference/SOURCE.md`` says what is in the tables.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,46 +16,21 @@ from typing import Any
 
 import pandas as pd
 
-from prune_bench.config import Recipe
 from prune_bench.errors import PruneBenchError
 from prune_bench.foreign import read_run_values
+from prune_bench.recipes import CONCRETE
 from prune_bench.report.comparison import summarise
-from prune_bench.sweep.run_folder import DATA_PLACES
+from prune_bench.report.published_setting import option_differences, published_point, recipe_differences
 
-_RECIPE: dict[str, Any] = {
-    "epochs": 160, "batch_size": 512, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3, "milestones": [80, 120],
-    "lr_decay": 0.1, "clip_norm": 2.0,
-}  # fmt: skip
-_REWIND = {"resnet20": 9, "vgg16": 15}
-_LTR_REWIND = {3: "rewind", 9: "late_rewind"}
 _SEARCHES = {20: "short", 160: "long"}
-_DEFAULTS = asdict(Recipe())
 _SAME_DENSITY = 0.01  # relative: the table has six digits after the point, the grid's steps are 20 %
-
-_CONCRETE: dict[str, Any] = {
-    "steps": None, "batch_size": 512, "lr": 0.1, "decay_at": 0.88, "temperature": 2 / 3, "scale": None,
-}  # fmt: skip
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "cts": _CONCRETE,
-    "cts_kl": _CONCRETE,
-    "snip": {"samples_per_class": 10, "steps": 1, "accumulate": "signed", "micro_batch": None},
-    "grasp": {"samples_per_class": 10, "temperature": 200.0, "micro_batch": None},
-    "synflow": {"steps": 100},
-    "ltr": {"cut": 0.2, "epochs": None},
-    "magnitude": {},
-    "random": {},
-    "dense": {},
-}
-"""What the published runs used, of the options that our methods have, for each method that they know."""
-_TOLD_APART = ("objective", "control", "epochs", "by_magnitude", "precision")
-"""Options by which a published row is chosen, or which its note names."""
-_UNKNOWN = "unknown to the published tables"
 
 NOTES = {
     "synflow": "the published code takes signs after absolute values and does not restore the weights it scores",
-    "grasp": "the published code accumulates absolute values and then uses them as signed",
+    "grasp": "the published table differentiates g1 . (g1 + g2), of halves of a batch, with g1 not held fixed: "
+    "-w * H1 (2 g1 + g2)",
 }
-"""Known faults of the published code, by method: a disagreement there is a finding."""
+"""Known faults of the code that made the tables, by method: a disagreement there is a finding."""
 WITHIN = "within both: the difference is no larger than the measured and than the published standard deviation"
 
 
@@ -154,84 +129,34 @@ def find_matches(
     told = results[
         [key in said and (model, data) in known for key, model, data in zip(results.key, results.model, results.data)]
     ]
-    differences = {run: recipe_differences(run) for run in runs}
+    experiments = {run: read_experiment(run) for run in runs}
+    differences = {run: recipe_differences(experiment) for run, experiment in experiments.items()}
     matches: dict[tuple[str, str], Match] = {}
     for row in told.drop_duplicates(["setting", "method"]).to_dict("records"):
         record, run = said[row["key"]]
-        why = differences[run] or _other_options(record)
-        matches[row["setting"], row["method"]] = (
-            Match(name="", rows=published_table()[:0], why=why) if why else _match(record, _train(run))
-        )
+        match = _match(record, dict(experiments[run].get("train", {})))
+        options = option_differences(record["method"], record["options"])
+        why = "; ".join(filter(None, [differences[run], options, match.why]))
+        matches[row["setting"], row["method"]] = Match(name="", rows=match.rows[:0], why=why) if why else match
     return matches
 
 
-def recipe_differences(run: Path) -> str:
-    """In what a run's recipe differs from the published one, in words; empty if in nothing."""
-    train, experiment = _train(run), _experiment(run)
-    wrong = [
-        f"train.{key}={train.get(key)} (published: {value})"
-        for key, value in _RECIPE.items()
-        if train.get(key) != value
-    ]
-    wrong += [
-        f"train.{key}={value} ({_UNKNOWN})"
-        for key, value in train.items()
-        if key not in (*_RECIPE, "rewind_epoch", "pack", "precision") and not _is_default(key, value)
-    ]
-    data = {"augment": True} | dict(experiment.get("data", {}))
-    wrong += [] if data["augment"] is True else [f"data.augment={data['augment']} (published: True)"]
-    others = sorted(set(data) - {"name", "validation", "augment", *DATA_PLACES})
-    wrong += [f"data.{key}={data[key]} ({_UNKNOWN})" for key in others]
-    if float(data.get("validation", 0.1)) != 0:
-        wrong.append("data.validation is not 0 (published: trained on all images)")
-    extra = set(experiment.get("model", {})) - {"name"}
-    wrong += [f"model.{key}={experiment['model'][key]}" for key in sorted(extra)]
-    return "the recipe differs: " + ", ".join(wrong) if wrong else ""
-
-
-def _experiment(run: Path) -> dict[str, Any]:
+def read_experiment(run: Path) -> dict[str, Any]:
+    """A run's experiment as plain values; empty if it is not there."""
     try:
         return read_run_values(run / "experiment.yaml")
     except PruneBenchError:
         return {}
 
 
-def _train(run: Path) -> dict[str, Any]:
-    return dict(_experiment(run).get("train", {}))
-
-
-def _other_options(record: dict[str, Any]) -> str:
-    """In what a cell's method differs from how the published runs used it, in words; empty if in nothing."""
-    known, options = _OPTIONS.get(record["method"]), record["options"]
-    if known is None:  # a method of somebody's own, of which there is no row
-        return ""
-    wrong = [
-        f"{name}={options[name]} (published: {value})"
-        for name, value in known.items()
-        if name in options and not _same(options[name], value)
-    ]
-    wrong += [f"{name}={options[name]} ({_UNKNOWN})" for name in options if name not in (*known, *_TOLD_APART)]
-    return "its options differ: " + ", ".join(wrong) if wrong else ""
-
-
-def _is_default(key: str, value: Any) -> bool:
-    return key in _DEFAULTS and _same(_DEFAULTS[key], value)
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other)
-    return bool(one == other)
-
-
 def _match(record: dict[str, Any], train: dict[str, Any]) -> Match:
-    """The published rows of a cell's method; recipe and options agree already."""
+    """The published rows of a cell's method, if its recipe and options are those of the tables."""
     table, cell = published_table(), record["cell"]
     table = table[(table.model == cell["model"]) & (table.data == cell["data"])]
     method, how, why = _published_name(record)
     point, late = cell["prune_at"], ""
     if point == "rewind":
-        point, late = _published_point(record["method"], cell["model"], train.get("rewind_epoch"))
+        point, late = published_point(record["method"], cell["model"], train.get("rewind_epoch"))
     if why or late:
         return Match(name="", rows=table[:0], why=why or late)
     density = table.density == 1 if record["method"] == "dense" else table.density < 1
@@ -247,7 +172,7 @@ def _match(record: dict[str, Any], train: dict[str, Any]) -> Match:
 def _published_name(record: dict[str, Any]) -> tuple[str, str, str]:
     """The published method, its control and search, and why there is none."""
     method, options = record["method"], record["options"]
-    if method in ("cts", "cts_kl"):
+    if method in CONCRETE:
         search = _SEARCHES.get(options["epochs"], "")
         why = "" if search else f"its search has {options['epochs']} epochs (published: 20 and 160)"
         if options["objective"] == "reverse_kl":
@@ -256,15 +181,6 @@ def _published_name(record: dict[str, Any]) -> tuple[str, str, str]:
     if method == "grasp" and options.get("by_magnitude"):
         return "grasp_magnitude", "", ""
     return {"magnitude": "magnitude_at_init", "dense": "magnitude_at_init"}.get(method, method), "", ""
-
-
-def _published_point(method: str, model: str, epoch: int | None) -> tuple[str, str]:
-    """The table's name for a rewind point, and why there is none."""
-    if method == "ltr":
-        point = _LTR_REWIND.get(epoch or 0, "")
-        return point, "" if point else f"LTR was published rewound to epochs 3 and 9, not {epoch}"
-    published = _REWIND.get(model)
-    return "rewind", "" if epoch == published else f"rewound to epoch {epoch} (published: {published})"
 
 
 def _at(rows: pd.DataFrame, density: float) -> dict[str, Any] | None:

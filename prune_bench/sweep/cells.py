@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from prune_bench.config import Choice, Experiment, PruneAt, Variant
 from prune_bench.data import datasets
 from prune_bench.errors import ConfigError
 from prune_bench.models import models
-from prune_bench.options import read_options
+from prune_bench.options import key_values, read_options
 from prune_bench.pruners import Pruner, pruners
 from prune_bench.registry import Registry
 
@@ -78,13 +78,13 @@ def read_methods(experiment: Experiment) -> dict[str, Method]:
 
 
 def read_choice(registry: Registry[Any], choice: Choice, key: str) -> dict[str, Any]:
-    """A model's or data set's name and its options with their defaults, as plain values.
+    """A model's or data set's name and its options with their defaults, as the plain values of a key.
 
     Raises:
         ConfigError: The name or an option is unknown.
     """
     entry = registry.find(choice.name, f"{key}.name")
-    return {"name": choice.name, "options": asdict(read_options(entry.options, choice.options, key))}
+    return {"name": choice.name, "options": key_values(read_options(entry.options, choice.options, key))}
 
 
 def check(experiment: Experiment) -> None:
@@ -107,9 +107,11 @@ def check_shares(experiment: Experiment, methods: Mapping[str, Method], samples:
         samples: Training images there are, where that is known: a batch has no more.
 
     Raises:
-        ConfigError: One cannot be.
+        ConfigError: One cannot be, or the draws of a search cannot.
     """
     together, train = experiment.devices.per_cell, experiment.train
+    for label, method in methods.items():
+        _check_draws(label, method.options, together)
     sizes = {f"train.{name}": getattr(train, name) for name in ("batch_size", "eval_batch_size")}
     for label, method in methods.items():
         own = {name: getattr(method.options, name, None) for name in ("batch_size", "micro_batch")}
@@ -121,6 +123,14 @@ def check_shares(experiment: Experiment, methods: Mapping[str, Method], samples:
         if samples is not None and key.endswith(".batch_size") and size > samples and samples % together:
             words = f"is more than the {samples} training images there are, which cannot be shared evenly by"
             raise ConfigError(key, size, f"{words} devices.per_cell={together}: make it smaller")
+
+
+def _check_draws(label: str, options: Any, together: int) -> None:
+    draws, key = getattr(options, "draws", 1), f"methods.{label}.draws"
+    if draws > 1 and options.batch_size % draws:
+        raise ConfigError(key, draws, f"does not divide batch_size={options.batch_size}: each draw has an equal part")
+    if draws > 1 and together > 1:
+        raise ConfigError(key, draws, f"and devices.per_cell={together} both part a batch: set one to 1")
 
 
 def expand(experiment: Experiment) -> Iterator[Cell]:

@@ -165,7 +165,8 @@ def _training(
     lanes = train_lanes(networks, masks, recipe, together, first_epoch=epoch, device=device, checkpoint=checkpoint)
     seconds = (time.perf_counter() - begun) / len(lanes)
     packed = pack([lane.network for lane in lanes])
-    scores = evaluate_lanes(packed, together.evaluation("test", recipe.eval_batch_size), len(lanes))
+    tests = together.evaluation("test", recipe.eval_batch_size)
+    scores = evaluate_lanes(packed, tests, len(lanes), recipe.norm_batch)
     return [_trained(lane, seconds, own) for lane, own in zip(lanes, scores)]
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from prune_bench.config import Experiment, PruneAt
 from prune_bench.data import datasets
 from prune_bench.data.protocol import DataSet
 from prune_bench.models import models
+from prune_bench.options import key_values
 from prune_bench.sweep.cells import Cell, Method, expand, read_choice, read_methods
 from prune_bench.sweep.stages import Kind, Plan, Stage
 
@@ -32,7 +32,7 @@ class _Planner:
     def __init__(self, experiment: Experiment, data: Mapping[int, DataSet]) -> None:
         self._experiment, self._data = experiment, data
         self._methods = read_methods(experiment)
-        self._options = {label: _said(method.options) for label, method in self._methods.items()}
+        self._options = {label: key_values(method.options) for label, method in self._methods.items()}
         self._model = read_choice(models, experiment.model, "model")
         choice = read_choice(datasets, experiment.data, "data")
         options = dict(choice["options"])
@@ -43,7 +43,7 @@ class _Planner:
                    "data": {"name": choice["name"], "options": options, "fingerprint": own.fingerprint}}
             for seed, own in data.items()
         }  # fmt: skip
-        recipe = _said(experiment.train)
+        recipe = key_values(experiment.train)
         # Where a state lies is in its own spec; a ticket at init must not hang on it. Nor on who is its neighbour.
         del recipe["rewind_epoch"], recipe["pack"]
         self._recipe = recipe
@@ -120,14 +120,3 @@ class _Planner:
         full = spec | self._common[seed]
         stage = Stage(kind, label, full, inputs or {}, cost, self._where, alike, step_images, method)
         return self.stages.setdefault(stage.key, stage).key
-
-
-def _said(options: Any) -> dict[str, Any]:
-    """Options as plain values, as far as they belong in a key.
-
-    A precision that is the default is left unsaid: what was computed before there was a choice is found again.
-    """
-    values = asdict(options)
-    if "precision" in values and values["precision"] == type(options).precision:
-        del values["precision"]
-    return values

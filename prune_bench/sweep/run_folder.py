@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import prune_bench
+from prune_bench.config import Recipe
 from prune_bench.errors import PruneBenchError
 from prune_bench.foreign import read_run_values
 from prune_bench.identity import host, identity, is_alive
+from prune_bench.options import later_defaults
 from prune_bench.sweep.progress import Snapshot
 from prune_bench.sweep.records import CELLS, HISTORY, KEYS, RATES, STATUS, StatusRecord
 from prune_bench.sweep.store import Store
@@ -133,9 +135,9 @@ def recipe_mark(values: Mapping[str, Any]) -> str:
     Args:
         values: Of the experiment, as its file has them.
     """
-    unsaid = ("pack", "eval_batch_size")
-    train, data = values.get("train") or {}, values.get("data")
-    train = {key: value for key, value in dict(train).items() if key not in unsaid and value != "float32"}
+    unsaid = {**later_defaults(Recipe), "pack": ..., "eval_batch_size": ...}
+    train, data = dict(values.get("train") or {}), values.get("data")
+    train = {key: value for key, value in train.items() if key not in unsaid or unsaid[key] not in (..., value)}
     data = (
         {key: value for key, value in data.items() if key not in DATA_PLACES} if isinstance(data, Mapping) else data
     )

@@ -12,18 +12,20 @@ from prune_bench.packing import lane_outputs
 from prune_bench.parallel import batch_mean, ranks, sum_
 from prune_bench.precision import products, run_in
 from prune_bench.training.layout import lay_out_, memory_layout
+from prune_bench.training.pieces import in_pieces, piece_count
 
 
 class Descent:
     """SGD that keeps pruned weights, and their optimiser state, at exactly zero.
 
-    The mask is applied once to the weights and from then on to every gradient, before the norm is clipped: momentum
-    and weight decay of a pruned weight then have nothing to start from.
+    The mask is applied once to the weights and from then on to every gradient: momentum and weight decay of a pruned
+    weight then have nothing to start from. The norm that is clipped is that of the masked gradient, or of the whole
+    one if the recipe says so.
 
     Args:
         network: Trained in place; already on its device; of several lanes if it is packed.
         mask: Which of its weights live; of several lanes one after the other, as the weights are.
-        recipe: Rate, momentum, decay, milestones and clipping (2512.07142, appendix).
+        recipe: Rate, momentum, decay, milestones, loss, batch statistics and clipping.
         lanes: Networks that stand side by side in ``network``.
     """
 
@@ -67,17 +69,32 @@ class Descent:
             self._keep = self._laid_out(x)
         self.optimizer.zero_grad(set_to_none=True)
         with products(self.recipe.precision):
-            losses = cross_entropies(run_in(self.recipe.precision, self.network, x), y, self.lanes)
-            (losses.sum() / ranks()).backward()
+            network = in_pieces(self.network, self.recipe.norm_batch)
+            losses = cross_entropies(run_in(self.recipe.precision, network, x), y, self.lanes)
+            loss = losses.sum() / ranks()
+            if self.recipe.loss_reduction == "sum":
+                loss = loss * (y.shape[-1] * ranks() / piece_count(y.shape[-1], self.recipe.norm_batch))
+            loss.backward()
         sum_([p.grad for p in self._parameters if p.grad is not None])
-        alive = [(w.grad, keep) for w, keep in self._keep if w.grad is not None]
-        if alive:
-            torch._foreach_mul_([grad for grad, _ in alive], [keep for _, keep in alive])
+        if self.recipe.clip_over == "all":
+            self._clip()
+            self._mask_gradients(self._keep)
+        else:
+            self._mask_gradients(self._keep)
+            self._clip()
+        self.optimizer.step()
+        return losses.detach()
+
+    def _clip(self) -> None:
         if self.recipe.clip_norm is not None:
             gradients = [p.grad for p in self._parameters if p.grad is not None]
             clip_lanes_(gradients, self.lanes, self.recipe.clip_norm)
-        self.optimizer.step()
-        return losses.detach()
+
+    @staticmethod
+    def _mask_gradients(keeps: list[tuple[Tensor, Tensor]]) -> None:
+        alive = [(w.grad, keep) for w, keep in keeps if w.grad is not None]
+        if alive:
+            torch._foreach_mul_([grad for grad, _ in alive], [keep for _, keep in alive])
 
     @torch.no_grad()
     def _laid_out(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -20,6 +20,7 @@ from prune_bench.packing import PackedData, lane_outputs, pack, unpack_
 from prune_bench.training.blocks import Epochs
 from prune_bench.training.checkpoint import Checkpoint
 from prune_bench.training.descent import Descent
+from prune_bench.training.pieces import in_pieces
 from prune_bench.training.replay import Replayed, record_of
 from prune_bench.training.scores import LaneScores
 from prune_bench.training.trainer import fit
@@ -93,7 +94,7 @@ class SparseTraining(LightningModule):
         """Notes each lane's epoch; a lane whose loss is not finite has ended, and with the last the training."""
         losses = (self._losses / max(self._steps, 1)).tolist()
         batches = self.data.evaluation("validation", self.recipe.eval_batch_size)
-        scores = evaluate_lanes(self.network, batches, self.lanes) or [{} for _ in losses]
+        scores = evaluate_lanes(self.network, batches, self.lanes, self.recipe.norm_batch) or [{} for _ in losses]
         for lane, loss in enumerate(losses):
             if self.diverged[lane] is not None:
                 continue
@@ -188,18 +189,22 @@ def evaluate(network: nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def evaluate_lanes(network: nn.Module, batches: Iterator[Batch], lanes: int) -> list[dict[str, float]]:
+def evaluate_lanes(
+    network: nn.Module, batches: Iterator[Batch], lanes: int, norm_batch: int | None = None
+) -> list[dict[str, float]]:
     """:func:`evaluate` of every lane of a packed network.
 
     Args:
         network: ``lanes`` networks side by side.
         batches: Images [B, lanes x C, ...] and labels [lanes, B].
         lanes: How many.
+        norm_batch: Images whose statistics batch normalisation takes; None for those of a batch.
     """
     was_training, scores = network.training, None
     network.eval()
+    run = in_pieces(network, norm_batch)
     for x, y in batches:
         scores = LaneScores(lanes).to(x.device) if scores is None else scores
-        scores.update(lane_outputs(network(x), lanes), y.view(lanes, -1))
+        scores.update(lane_outputs(run(x), lanes), y.view(lanes, -1))
     network.train(was_training)
     return [] if scores is None else scores.compute()

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from prune_bench.errors import ConfigError
+from prune_bench.mask import Mask, kept_count
+from prune_bench.metrics import flops
 from prune_bench.models import build_model, initialise_, models
 from prune_bench.options import option_table
 from prune_bench.randomness import generator
@@ -48,6 +50,52 @@ def test_vgg16_has_thirteen_convolutions_without_bias_and_one_linear_layer():
     assert [m.out_channels for m in convolutions] == [2] * 2 + [4] * 2 + [8] * 3 + [16] * 6
     assert all(m.bias is None for m in convolutions)
     assert [m.in_features for m in network.modules() if isinstance(m, nn.Linear)] == [16]
+
+
+def test_a_resnet20_with_shortcuts_of_3x3_convolutions_has_the_published_number_of_weights():
+    network = build("resnet20", {"shortcut": "conv3"}, channels=3, size=32)
+    assert Mask.full(network).total == prunable(network) == 291_376
+    assert kept_count(0.8**22, 291_376) == 2_150 and kept_count(0.8**22, 270_896) == 1_999
+
+
+def test_a_vgg16_without_last_pool_and_with_a_dense_classifier_is_the_published_one():
+    network = build("vgg16", {"last_pool": False, "prune_classifier": False}, channels=3, size=32)
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert Mask.full(network).total == sum(m.weight.numel() for m in convolutions) == 14_710_464
+    assert sum(isinstance(m, nn.MaxPool2d) for m in network.modules()) == 4
+    shapes = []
+    network[-3].register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+    network(torch.randn(2, 3, 32, 32))
+    assert isinstance(network[-3], nn.AdaptiveAvgPool2d) and shapes == [(2, 512, 2, 2)]
+
+
+def test_a_padded_shortcut_is_every_second_pixel_and_channels_of_zeros_lane_by_lane():
+    network, x = build("resnet8", {"width": 2, "shortcut": "pad"}), torch.randn(3, 4, 6, 6, generator=generator(1))
+    assert Mask.full(network).total == 1 * 2 * 9 + 2 * 36 + 72 + 144 + 288 + 576 + 8 * 10
+    shortcut = network.layer2[0].shortcut
+    expected = torch.zeros(3, 8, 3, 3)
+    expected[:, 0:2], expected[:, 4:6] = x[:, 0:2, ::2, ::2], x[:, 2:4, ::2, ::2]
+    torch.testing.assert_close(shortcut(x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(shortcut(x[:, :2]), expected[:, :4], rtol=0, atol=0)
+
+
+def test_a_layer_that_is_not_prunable_stays_whole_everywhere():
+    network = build("vgg11", {"width": 2, "prune_classifier": False}, size=8)
+    mask = Mask.full(network).shuffle_layers(0)
+    assert len(mask) == 8 == sum(isinstance(m, nn.Conv2d) for m in network.modules())
+    empty = Mask({name: torch.zeros_like(keep) for name, keep in mask.items()})
+    operations = flops(network, empty, (1, 8, 8))
+    assert operations.sparse == 2 * network[-1].weight.numel() < operations.dense
+    empty.apply_(network)
+    assert bool((network[-1].weight != 0).all())
+    pruned = mask.to_torch_prune(network)
+    assert not hasattr(pruned[-1], "weight_mask") and Mask.from_torch_prune(pruned) == mask
+
+
+def test_options_at_their_default_build_the_network_that_was_there_before_them():
+    said = {"shortcut": "conv1"}
+    assert build("resnet8", said).state_dict().keys() == build("resnet8").state_dict().keys()
+    assert build("vgg11", {"width": 2, "last_pool": True}, size=32)(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
 
 
 def test_lenet_has_the_prunable_weights_of_its_name():

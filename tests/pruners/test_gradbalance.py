@@ -30,6 +30,36 @@ def test_gradbalance_follows_the_recurrence():
         assert float(control.weight) == pytest.approx(weight, rel=1e-10)
 
 
+def test_a_length_of_its_own_takes_the_place_of_the_gradients_norm():
+    g = torch.Generator().manual_seed(0)
+    alpha, gradients = torch.randn(6, generator=g).double(), torch.randn(4, 6, generator=g).double()
+    mean = gradients.mean(0)
+    length = torch.stack([gradient.norm() for gradient in gradients]).mean()
+    p = torch.sigmoid(alpha)
+    pull = p * (1 - p) / 2.2
+    expected = mean + length / pull.norm() * pull
+    torch.testing.assert_close(GradBalance(kept=2).combine(alpha, mean, length), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_free_multiplier_falls_below_zero_and_slows_down_with_the_search():
+    free, clamped, weight, lr = Lagrange(kept=2, free=True), Lagrange(kept=2), 0.0, 1e-3
+    for step in range(40):
+        alpha = torch.full((4,), -3.0 if step < 30 else 3.0, dtype=torch.float64)
+        if step == 20:
+            free.slow_down(0.1), clamped.slow_down(0.1)
+            lr *= 0.1
+        p = sigmoid(float(alpha[0]))
+        expected = [0.3 + weight * 100 * p * (1 - p) / 2] * 4
+        gradient = torch.full((4,), 0.3, dtype=torch.float64)
+        assert free.combine(alpha, gradient).tolist() == pytest.approx(expected, rel=1e-12)
+        clamped.combine(alpha, gradient)
+        weight += lr * 100 * (4 * p / 2 - 1)
+        assert float(free.weight) == pytest.approx(weight, rel=1e-12)
+        assert weight < 0 or step > 30
+        assert float(clamped.weight) == 0.0 or step >= 30
+    assert clamped.lr == 1e-3
+
+
 def test_the_first_excess_is_below_zero_so_the_first_weight_is_zero():
     control = GradBalance(kept=50)
     logits = torch.full((1000,), math.log(0.05 / 0.95))

@@ -14,20 +14,24 @@ from prune_bench.report.compare import compare_run
 from prune_bench.report.published import headline_table, published_table
 from tests.report.synthetic import make_run
 
-GRID = "experiments/resnet20_cifar10.yaml"
+GRID = "experiments/cts_2025_{}.yaml"
+SEARCH = {"lr": 0.15, "draws": 4, "multiplier": "free", "feature_correction": 1, "gradient_over": "all"}
 
 
 def options(method, **changed):
-    entry = pruners[method]
-    return {"method": method, "options": asdict(entry.options()) | changed}
+    """A method as a result records it; concrete searches as the tables have them, but for what is ``changed``."""
+    entry, search = pruners[method], {}
+    if method in ("cts", "cts_kl"):
+        search = SEARCH | {"decay_at": 119 / 160 if changed.get("epochs") == 160 else 1.0}
+    return {"method": method, "options": asdict(entry.options()) | search | changed}
 
 
-def published_run(folder, methods, *words, prune_at="init", **shape):
+def published_run(folder, methods, *words, prune_at="init", model="resnet20", **shape):
     """A run of the published grid whose methods are told with their options."""
     shape = {"densities": (0.8**10,), "variants": ("original",), "accuracy": lambda cell: 0.9} | shape
     return make_run(
-        folder, methods=tuple(methods), options={**methods, "dense": options("dense")}, model="resnet20",
-        data="cifar10", prune_at=prune_at, experiment=load_experiment(GRID, list(words)), **shape,
+        folder, methods=tuple(methods), options={**methods, "dense": options("dense")}, model=model,
+        data="cifar10", prune_at=prune_at, experiment=load_experiment(GRID.format(model), list(words)), **shape,
     )  # fmt: skip
 
 
@@ -96,17 +100,179 @@ def test_the_dense_network_has_a_published_accuracy_too(tmp_path):
     assert by_method(run)[0]["dense"]["published"] == 92.215
 
 
-@pytest.mark.parametrize(("epoch", "point"), [(3, "rewind"), (9, "late_rewind")])
-def test_ltr_stands_beside_the_row_of_its_rewind_epoch(tmp_path, epoch, point):
-    run = published_run(tmp_path / "run", {"ltr": options("ltr")}, f"train.rewind_epoch={epoch}", prune_at="rewind")
-    wanted = printed(model="resnet20", method="ltr", prune_at=point, density="0.107374")
-    assert by_method(run)[0]["ltr"]["published"] == wanted[0]
+EARLY, LATE = {"resnet20": 3, "vgg16": 5}, {"resnet20": 9, "vgg16": 15}
+OTHERS = {
+    "snip": "snip",
+    "grasp": "grasp",
+    "synflow": "synflow",
+    "random": "random",
+    "magnitude": "magnitude_at_init",
+}
+
+
+def every_method():
+    """Every method of the tables as ours, and the name of its rows there."""
+    searches = {
+        f"{objective} {control} {epochs}": (
+            options("cts", objective=objective, control=control, epochs=epochs),
+            f"cts:{objective}", f"{control},{'short' if epochs == 20 else 'long'}",
+        )
+        for objective in ("task_loss", "forward_kl", "loss_change", "feature_mse", "gradient_match", "gradient_norm")
+        for control in ("gradbalance", "lagrange")
+        for epochs in (20, 160)
+    }  # fmt: skip
+    others = {name: (options(name), row, "") for name, row in OTHERS.items()}
+    graspm = {"grasp by magnitude": (options("grasp", by_magnitude=True), "grasp_magnitude", "")}
+    return searches | others | graspm | {"ltr": (options("ltr"), "ltr", "")}
+
+
+def expected_point(label, model, epoch):
+    """The tables' name of the point, as their authors' scripts have it; None where they have no such run."""
+    if epoch == 0:
+        return "init"
+    if label == "ltr":
+        return {EARLY[model]: "rewind", LATE[model]: "late_rewind"}.get(epoch)
+    late = label not in (*OTHERS, "grasp by magnitude")
+    return "rewind" if epoch == (LATE if late else EARLY)[model] else None
+
+
+@pytest.mark.parametrize("model", ["resnet20", "vgg16"])
+@pytest.mark.parametrize("epoch", [0, 3, 5, 9, 15])
+def test_every_published_row_is_matched_where_all_agrees_and_nowhere_else(tmp_path, model, epoch):
+    methods = every_method()
+    words, point = ((f"train.rewind_epoch={epoch}",), "rewind") if epoch else ((), "init")
+    run = published_run(
+        tmp_path / "run", {label: told for label, (told, _, _) in methods.items()}, *words,
+        prune_at=point, model=model, densities=(0.8**10, 0.8**22), seeds=1,
+    )  # fmt: skip
+    table, reasons, _ = compare_run(run)
+    found = {(row["method"], round(row["density"], 4)): row["published"] for row in table.to_dict("records")}
+    with (files("prune_bench.report") / "reference" / "accuracy.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["model"] == model]
+    matched = 0
+    for label, (_, name, how) in methods.items():
+        wanted = {
+            row["density"]: float(row["test_accuracy_mean"])
+            for row in rows
+            if row["prune_at"] == expected_point(label, model, epoch)
+            and (row["method"], row["control_and_search"]) == (name, how)
+        }
+        for density, printed_as in ((0.8**10, "0.107374"), (0.8**22, "0.007379")):
+            assert found.get((label, round(density, 4))) == wanted.get(printed_as), label
+            matched += printed_as in wanted
+        assert bool(reasons.get(f"{model} · cifar10 · {point}: {label}")) == (not wanted), label
+    assert matched == len(found) - (("dense", 1.0) in found)
+
+
+@pytest.mark.parametrize(
+    ("method", "model", "epoch", "point"),
+    [
+        ("ltr", "vgg16", 5, "rewind"),
+        ("ltr", "vgg16", 3, None),
+        ("snip", "resnet20", 9, None),
+        ("snip", "resnet20", 3, "rewind"),
+        ("ltr", "resnet20", 9, "late_rewind"),
+        ("ltr", "vgg16", 15, "late_rewind"),
+        ("cts", "resnet20", 9, "rewind"),
+        ("cts", "resnet20", 3, None),
+    ],
+)
+def test_each_method_has_its_own_rewind_epoch(tmp_path, method, model, epoch, point):
+    words = (f"train.rewind_epoch={epoch}",)
+    run = published_run(tmp_path / "run", {method: options(method)}, *words, prune_at="rewind", model=model)
+    rows, reasons = by_method(run)
+    if point is None:
+        assert method not in rows
+        assert f"{epoch}" in reasons[f"{model} · cifar10 · rewind: {method}"]
+        return
+    how = {"control_and_search": "gradbalance,short"} if method == "cts" else {}
+    name = "cts:task_loss" if method == "cts" else method
+    wanted, _ = printed(model=model, method=name, prune_at=point, density="0.107374", **how)
+    assert rows[method]["published"] == wanted
+
+
+@pytest.mark.parametrize("model", ["resnet20", "vgg16"])
+def test_the_sane_recipe_is_told_from_the_published_one_in_words(tmp_path, model):
+    experiment = load_experiment(f"experiments/{model}_cifar10.yaml")
+    run = make_run(
+        tmp_path / "run", methods=("snip",), options={"snip": options("snip")}, model=model, data="cifar10",
+        experiment=experiment, densities=(0.8**10,), variants=("original",),
+    )  # fmt: skip
+    rows, reasons = by_method(run)
+    assert not rows
+    why = reasons[f"{model} · cifar10 · init: snip"]
+    network = (
+        ["model.shortcut=conv1 (published: conv3)"]
+        if model == "resnet20"
+        else ["model.last_pool=True (published: False)", "model.prune_classifier=True (published: False)"]
+    )
+    for said in ("train.loss_reduction=mean", "train.clip_over=kept", "train.norm_batch=None", *network):
+        assert said in why
+
+
+def test_a_run_made_before_there_were_such_options_differs_by_them(tmp_path):
+    run = published_run(tmp_path / "run", {"cts": options("cts"), "snip": options("snip")})
+    file = run / "experiment.yaml"
+    new = ("clip_over", "loss_reduction", "norm_batch", "shortcut", "recipe")
+    file.write_text("\n".join(line for line in file.read_text().splitlines() if not line.strip().startswith(new)))
+    rows, reasons = by_method(run)
+    assert not rows
+    for said in ("train.clip_over=kept", "train.loss_reduction=mean", "train.norm_batch=None", "shortcut=conv1"):
+        assert said in reasons["resnet20 · cifar10 · init: snip"]
+    told = options("cts")
+    told["options"] = {name: value for name, value in told["options"].items() if name not in SEARCH or name == "lr"}
+    run = published_run(tmp_path / "old", {"cts": told})
+    assert "draws=1 (published: 4)" in by_method(run)[1]["resnet20 · cifar10 · init: cts"]
+
+
+def test_a_method_of_ones_own_whose_name_begins_like_theirs_is_no_published_one(tmp_path):
+    run = published_run(tmp_path / "run", {"cts_mine": {"method": "cts_mine", "options": {"strength": 2}}})
+    assert by_method(run)[1] == {"resnet20 · cifar10 · init: cts_mine": "no published row for cts_mine at init"}
 
 
 @pytest.mark.parametrize(
     ("methods", "words", "why"),
     [
         ({"cts_kl": options("cts_kl")}, (), "forward_kl and not reverse_kl"),
+        ({"cts": options("cts", draws=1)}, (), "draws=1 (published: 4)"),
+        ({"cts": options("cts", lr=0.1)}, (), "lr=0.1 (published: 0.15)"),
+        ({"cts": options("cts", decay_at=0.88)}, (), "decay_at=0.88 (published: 1.0)"),
+        ({"cts": options("cts", epochs=160, decay_at=1.0)}, (), "decay_at=1.0 (published: 0.74375)"),
+        (
+            {"cts": options("cts", control="lagrange", multiplier="clamped")},
+            (),
+            "multiplier=clamped (published: free)",
+        ),
+        (
+            {"cts": options("cts", objective="feature_mse", feature_correction=0)},
+            (),
+            "feature_correction=0 (published: 1)",
+        ),
+        (
+            {"cts": options("cts", objective="gradient_norm", gradient_over="prunable")},
+            (),
+            "gradient_over=prunable (published: all)",
+        ),
+        ({"cts": options("cts", made_up=3)}, (), "made_up=3 (unknown to the published tables)"),
+        ({"snip": options("snip", micro_batch=10)}, (), "micro_batch=10 (published: None)"),
+        ({"snip": options("snip")}, ("train.loss_reduction=mean",), "train.loss_reduction=mean (published: sum)"),
+        ({"snip": options("snip")}, ("train.clip_over=kept",), "train.clip_over=kept (published: all)"),
+        ({"snip": options("snip")}, ("train.clip={norm: 1.0}",), "train.clip_norm=1.0 (published: 2.0)"),
+        ({"snip": options("snip")}, ("train.norm_batch=null",), "train.norm_batch=None (published: 128)"),
+        ({"snip": options("snip")}, ("train.eval_batch_size=64",), "train.eval_batch_size=64 (published: 512)"),
+        (
+            {"snip": options("snip")},
+            ("train.milestones=[80,120]",),
+            "train.milestones=[80, 120] (published: [79, 119])",
+        ),
+        ({"snip": options("snip")}, ("model.shortcut=conv1",), "model.shortcut=conv1 (published: conv3)"),
+        ({"snip": options("snip")}, ("model.width=8",), "model.width=8 (published: 16)"),
+        ({"snip": options("snip")}, ("data.augment=false",), "data.augment=False (published: True)"),
+        (
+            {"snip": options("snip")},
+            ("train.lr=0.2", "data.validation=0.1"),
+            "train.lr=0.2 (published: 0.1), data.valid",
+        ),
         ({"cts": options("cts", epochs=40)}, (), "40 epochs"),
         ({"cts": options("cts", steps=100)}, (), "steps=100 (published: None)"),
         ({"snip": options("snip", steps=10)}, (), "steps=10 (published: 1)"),
@@ -141,7 +307,7 @@ def test_known_faults_of_the_published_code_are_said(tmp_path):
     methods = {name: options(name) for name in ("synflow", "grasp", "snip")}
     found, _ = by_method(published_run(tmp_path / "run", methods))
     assert "signs after absolute values" in found["synflow"]["note"]
-    assert "accumulates absolute values" in found["grasp"]["note"]
+    assert "2 g1 + g2" in found["grasp"]["note"]
     assert found["snip"]["note"] == ""
 
 
@@ -167,6 +333,10 @@ def test_the_command_prints_both_and_says_what_is_not_compared(tmp_path, capsys)
     assert "90.00 ± 0.00 (3)" in out and "snip, at init" in out
     assert "not compared: resnet20 · cifar10 · init: cts_kl: the published tables have forward_kl" in out
     assert "headline" in out and "74.0 % in 7.9 min" in out and "90.0 % in 1.1 min" in out
+    assert "not comparable: its options differ: lr=0.15 (published: 0.1), decay_at=1.0 (published: 0.8)" in out
+    methods = {"cts_kl": options("cts_kl", lr=0.1, decay_at=0.8)}
+    assert cli.main(["compare", str(published_run(tmp_path / "same", methods, densities=(0.8**22,)))]) == 0
+    assert "not comparable" not in capsys.readouterr().out
     assert cli.main(["compare", str(run), "--format", "md"]) == 0
     assert capsys.readouterr().out.startswith("| method | density |")
 
@@ -177,8 +347,10 @@ def test_a_run_of_other_things_is_told_that_nothing_can_be_compared(tmp_path, ca
 
 
 def test_the_report_draws_every_published_density_and_says_so(tmp_path):
-    run = published_run(tmp_path / "run", {"synflow": options("synflow")})
+    methods = {"synflow": options("synflow"), "cts": options("cts", draws=1)}
+    run = published_run(tmp_path / "run", methods)
     report = make_report([run])
+    assert "Not beside a published row: cts: its options differ: draws=1 (published: 4)." in report.notes
     assert len(report.tables["published"]) == 16
     assert any("are drawn for 1 methods" in note for note in report.notes)
     other = published_run(tmp_path / "other", {"synflow": options("synflow")}, "train.lr=0.05")

@@ -1,12 +1,15 @@
 """Keys and sharing: what is the same is computed once, and what differs never passes for the same."""
 
+import hashlib
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
-from prune_bench.config import make_experiment
+from prune_bench.config import Recipe, make_experiment
 from prune_bench.data import load_data
+from prune_bench.models import models
+from prune_bench.pruners import pruners
 from prune_bench.sweep.planner import make_plan
 from prune_bench.sweep.stages import VERSIONS
 
@@ -75,6 +78,16 @@ def test_every_stage_stands_after_its_inputs():
         "train.rewind_epoch=3",
         "train.pack=1",
         "train.precision=float32",
+        "train.clip_over=kept",
+        "train.clip={norm: 2.0, over: kept}",
+        "train.loss_reduction=mean",
+        "train.norm_batch=null",
+        "model.shortcut=conv1",
+        "methods.cts.draws=1",
+        "methods.cts.multiplier=clamped",
+        "methods.cts.feature_correction=0",
+        "methods.cts.gradient_over=prunable",
+        "recipe=none",
     ],
 )
 def test_what_changes_no_outcome_changes_no_key(word):
@@ -90,10 +103,35 @@ def test_what_changes_no_outcome_changes_no_key(word):
         "model.width=4",
         "data.validation=0.2",
         "train.eval_batch_size=7",
+        "train.clip_over=all",
+        "train.clip={norm: 1.0}",
+        "train.loss_reduction=sum",
+        "train.norm_batch=16",
+        "model.shortcut=conv3",
+        "model.shortcut=pad",
+        "recipe=cts_2025",
     ],
 )
 def test_what_changes_outcomes_changes_every_result(word):
     assert not set(plan(word).cells.values()) & set(plan().cells.values())
+
+
+def test_options_that_came_later_are_in_no_key_at_their_default():
+    """What was computed before they came is found again."""
+    defaults = {
+        "train": Recipe, "resnet8": models["resnet8"].options, "vgg16": models["vgg16"].options,
+        **{name: entry.options for name, entry in pruners.items()},
+    }  # fmt: skip
+    new = {f.name for options in defaults.values() for f in fields(options) if f.metadata.get("later")}
+    assert {"clip_over", "loss_reduction", "norm_batch", "shortcut", "last_pool", "draws"} <= new
+    for p in (plan(), plan("model=vgg16")):
+        assert not any(f"'{name}'" in str(stage.spec) for stage in p.stages.values() for name in new)
+
+
+def test_keys_are_those_of_the_results_there_are():
+    """Pinned when options began to come later; a key that changes on purpose has its digits changed here."""
+    digits = hashlib.sha256("\n".join(sorted(plan().stages)).encode()).hexdigest()
+    assert digits[:16] == "aebea8eb6449f41b"
 
 
 def test_the_precision_of_a_search_is_in_its_key_and_no_precision_in_what_was_computed_before_there_was_one():

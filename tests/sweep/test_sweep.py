@@ -211,8 +211,11 @@ def test_a_stage_cut_off_in_its_second_epoch_begins_with_that_when_run_again(
 @pytest.mark.parametrize("file", sorted(Path("experiments").glob("*.yaml")), ids=lambda f: f.stem)
 def test_every_shipped_experiment_runs_at_toy_size(file, tmp_path):
     words = ["wandb.mode=disabled", "model.width=4", f"output={tmp_path / 'run'}"]
-    if "cifar" in file.stem:
-        words += ["data={name: synthetic, samples: 128, test_samples: 64, classes: 10}", "densities=[0.5, 0.3]"]
+    if "cifar" in file.stem or "cts_2025" in file.stem:
+        words += ["data={name: synthetic, samples: 128, test_samples: 64, classes: 10}"]
+        words += ["densities=[0.5, 0.3]"]
+    if "cts_2025" in file.stem:  # many searches, of four draws a step each
+        words += ["densities=[0.5]"]
     experiment = toy_size(load_experiment(file, words))
     out = io.StringIO()
     assert sweep.run_sweep(experiment, Console(file=out, width=140)) == 0, out.getvalue()

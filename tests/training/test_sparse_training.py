@@ -189,3 +189,41 @@ def test_an_epoch_tells_whether_its_rate_is_another(network):
     descent = Descent(network, Mask.full(network), RECIPE)
     assert [descent.begin_epoch(epoch) for epoch in (0, 1, 2, 3)] == [False, False, True, False]
     assert descent.begin_epoch(0)
+
+
+@pytest.mark.parametrize("norm_batch", [None, 16])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("over", ["kept", "all"])
+def test_a_step_is_that_of_plain_pytorch_that_masks_weights_in_the_forward_pass(
+    network, data, norm_batch, reduction, over
+):
+    """The code of 2512.07142: weights are masked when a pass begins, and the gradient that is clipped is not.
+
+    Several devices each have a piece of the batch: each sums its own losses, and their gradients are averaged.
+    """
+    recipe = pb.Recipe(
+        batch_size=64, weight_decay=1e-2, clip_norm=2.0,
+        norm_batch=norm_batch, loss_reduction=reduction, clip_over=over,
+    )  # fmt: skip
+    mask, network = random_mask(network, 0.2), network.double()
+    plain = copy.deepcopy(network)
+    descent = Descent(network, mask, recipe)
+    sgd = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2)
+    weights = prunable_weights(plain)
+    for x, y in data.epoch(0, 64, augment=True):
+        descent.step(x.double(), y)
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.mul_(mask[name])
+        pieces = zip(x.double().split(norm_batch or 64), y.split(norm_batch or 64))
+        losses = [F.cross_entropy(plain(images), labels, reduction=reduction) for images, labels in pieces]
+        sgd.zero_grad()
+        torch.stack(losses).mean().backward()
+        if over == "kept":
+            for name, weight in weights.items():
+                weight.grad.mul_(mask[name])
+        nn.utils.clip_grad_norm_(plain.parameters(), 2.0)
+        sgd.step()
+    mask.apply_(plain)
+    for (name, ours), theirs in zip(network.named_parameters(), plain.parameters()):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12, msg=name)
