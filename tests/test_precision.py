@@ -136,8 +136,8 @@ def by_speed(monkeypatch):
 
 
 def test_on_a_gpu_a_stage_is_computed_by_algorithms_that_give_the_same_bits(by_speed, monkeypatch):
-    seen, stage = [], Stage("state", "a state", {"seed": 0})
-    monkeypatch.setitem(compute._HOW, "state", lambda *_: seen.append(by_speed()) or [])
+    seen, stage = [], Stage("training", "a training", {"seed": 0}, {"state": "state-0"})
+    monkeypatch.setitem(compute._HOW, "training", lambda *_: seen.append(by_speed()) or [])
     monkeypatch.setattr(torch.random, "fork_rng", lambda **_: contextlib.nullcontext())
     for device in ("cuda:0", "cpu"):
         compute.compute([stage], [{}], torch.device(device))

@@ -47,6 +47,7 @@ def counted(network, batch, method, options):
     """Operations of a search without those of the layouts that it tries first, and what it says it cost."""
     entry, data = pruners[method], as_training_data([batch], network, CPU)
     pruner = entry.build(network, (0.3,), entry.options(**options), recipe=RECIPE)
+    assert data.num_classes == 4  # found by a forward pass, which is no cost of the method
     with FlopCounterMode(display=False) as counter:
         fit(pruner, pruner.work(data), epochs=1, device=CPU)
     return counter.get_total_flops(), pruner.dense_epochs(IMAGES)

@@ -288,7 +288,6 @@ def test_a_method_of_ones_own_whose_name_begins_like_theirs_is_no_published_one(
         ({"cts": options("cts", scale=5.0)}, (), "scale=5.0 (published: None)"),
         ({"snip": options("snip", smoothing=0.1)}, (), "smoothing=0.1 (unknown to the published tables)"),
         ({"magnitude": options("magnitude", per_layer=True)}, (), "per_layer=True (unknown"),
-        ({"snip": options("snip")}, ("train.eval_batch_size=100",), "train.eval_batch_size=100 (unknown"),
         ({"snip": options("snip")}, ("data.augment=false",), "data.augment=False (published: True)"),
         ({"snip": options("snip")}, ("data.mixup=0.2",), "data.mixup=0.2 (unknown"),
         ({"cts_mine": {"method": "cts_mine", "options": {}}}, (), "no published row for cts_mine at init"),
