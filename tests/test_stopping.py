@@ -33,8 +33,10 @@ def begin(experiment, *words, wrapper=()):
     sweep = (sys.executable, "-m", "prune_bench.cli", "sweep", str(experiment))
     command = [*wrapper, *sweep, f"output={folder}", *WORDS, *words]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # A shell that runs these tests in the background has Ctrl-C ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     end = time.monotonic() + 120
     while not (folder / "store" / "ticket").exists():  # from here on it is in its trainings
         assert process.poll() is None, process.communicate()
