@@ -91,8 +91,8 @@ def test_a_weight_that_is_computed_is_refused_with_layer_cause_and_mend(name: st
 @pytest.mark.parametrize("name", CHANGES)
 def test_no_layer_vanishes(name: str) -> None:
     network = changed(name)
-    for _ in range(50):
-        gc.collect()
+    for _ in range(20):
+        gc.collect(0)  # so that the addresses of temporaries are taken again
         assert list(prunable_modules(network)) == ["0.weight", "2.weight", "4.weight"]
 
 
